@@ -1,4 +1,4 @@
-import os
+from pathlib import Path
 
 import pytest
 from lora_atelier import atomic
@@ -34,15 +34,15 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_a_replacement_waits_while_a_reader_holds_the_file(tmp_path, monkeypatch):
     """Windows refuses to replace an open file; its PermissionError is faked here."""
     refusals = iter([PermissionError(13, "in use"), PermissionError(13, "in use"), None])
-    real = os.replace
+    real = Path.replace
 
     def replace(source, target):
         refusal = next(refusals)
         if refusal is not None:
             raise refusal
-        real(source, target)
+        return real(source, target)
 
-    monkeypatch.setattr(atomic.os, "replace", replace)
+    monkeypatch.setattr(Path, "replace", replace)
     monkeypatch.setattr(atomic.time, "sleep", lambda seconds: None)
 
     atomic.write_text(tmp_path / "a", "x")

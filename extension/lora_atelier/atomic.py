@@ -43,7 +43,7 @@ def replace(source: Path, target: Path) -> None:
     """Rename ``source`` onto ``target``; retried for a second while a reader holds the target (Windows)."""
     for attempt in range(_REPLACE_ATTEMPTS):
         try:
-            os.replace(source, target)
+            source.replace(target)
             return
         except PermissionError:
             if attempt == _REPLACE_ATTEMPTS - 1:
