@@ -14,12 +14,14 @@ PACKAGE = ROOT / "extension" / "lora_atelier"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # A part may import itself and what stands in its row, nothing else of ours.
-LEAVES = {"errors", "atomic", "locking"}
+LEAVES = {"errors", "atomic", "locking", "safetensors_header", "safetensors_tensors"}
 CONTRACT = {"config", "config_files", "events", "prompt", "locales"} | LEAVES
 MAY_IMPORT = {
     "errors": set(),
     "atomic": set(),
     "locking": set(),
+    "safetensors_header": set(),
+    "safetensors_tensors": {"safetensors_header"},
     "locales": {"errors"},
     "config": {"errors"},
     "config_files": {"config", "atomic", "errors"},
@@ -42,7 +44,7 @@ MAY_IMPORT = {
     "__init__": set(),
 }
 # What works without torch, so that a page can be drawn and a file listed on any machine.
-TORCHFREE = ("errors", "atomic", "locking", "config", "config_files", "events", "prompt", "locales", "datasets",
+TORCHFREE = ("errors", "atomic", "locking", "safetensors_header", "config", "config_files", "events", "prompt", "locales", "datasets",
              "rights", "jobs", "web", "ui", "models.detect", "loader.catalogue", "embedded.world", "embedded.judge",
              "embedded.examples", "cli")  # fmt: skip
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "gradio", "peft"}

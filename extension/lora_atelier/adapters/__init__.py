@@ -1,0 +1,1 @@
+"""Adapter files -> weight changes: reading and writing files, grouping keys, one file per family."""

@@ -1,0 +1,1 @@
+"""Base models: what a file is, its modules, its layers' names, pictures from it."""

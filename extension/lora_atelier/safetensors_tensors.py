@@ -1,0 +1,80 @@
+"""The tensors of a .safetensors file, read one by one into memory of their own.
+
+Nothing is mapped: a mapped file can't be replaced on Windows, and one that is cut short kills the process on Linux.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from . import safetensors_header
+from .safetensors_header import BrokenFileError, Header
+
+_DTYPES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "I16": "int16",
+    "I32": "int32",
+    "I64": "int64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "U16": "uint16",
+    "U32": "uint32",
+    "U64": "uint64",
+}
+NAMES = {name: key for key, name in _DTYPES.items()}
+
+
+class TensorFile:
+    """An open .safetensors file; ``read`` gives one tensor, with its own memory, in its stored dtype."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.header: Header = safetensors_header.read(path)
+        self._file = path.open("rb", buffering=0)
+
+    def __enter__(self) -> TensorFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+
+    def read(self, key: str) -> Tensor:
+        """Return one tensor. Raises KeyError if the file has none of that name, BrokenFileError if it got shorter."""
+        info = self.header.tensors[key]
+        dtype = _dtype(info.dtype, key)
+        if info.size_bytes == 0:
+            return torch.empty(info.shape, dtype=dtype)
+        buffer = torch.empty(info.size_bytes, dtype=torch.uint8)
+        view = buffer.numpy().data
+        self._file.seek(info.offset)
+        done = 0
+        while done < info.size_bytes:
+            count = self._file.readinto(view[done:])
+            if not count:
+                raise BrokenFileError(f"the file ends within {key}")
+            done += count
+        return buffer.view(dtype).reshape(info.shape)
+
+
+def read_all(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    """Return every tensor of a small file and its metadata. Raises BrokenFileError or OSError."""
+    with TensorFile(path) as file:
+        return {key: file.read(key) for key in file.header.tensors}, file.header.metadata
+
+
+def _dtype(name: str, key: str) -> torch.dtype:
+    dtype = getattr(torch, _DTYPES[name], None)
+    if not isinstance(dtype, torch.dtype):
+        raise BrokenFileError(f"this torch can't read {key}, which is stored as {name}")
+    return dtype
