@@ -1,0 +1,50 @@
+"""What the routes stand on, put together once by whoever owns the server: the embedded host, or a webui's entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..jobs.service import Jobs
+from ..loader.catalogue import Catalogue
+from ..models.detect import ModelInfo
+from .access import Access
+from .uploads import Refusal, Uploads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """``base_models`` lists the models that can be trained on, the usual choice first.
+
+    ``regularisation`` gives pictures that keep what a base model knows, where we have some for it.
+    """
+
+    jobs: Jobs
+    uploads: Uploads
+    catalogue: Catalogue
+    base_models: Callable[[], Sequence[ModelInfo]]
+    access: Access = field(default_factory=Access)
+    regularisation: Callable[[ModelInfo], Path | None] = lambda info: None
+
+
+def services(
+    data_dir: Path,
+    *,
+    lora_dirs: Sequence[Path] = (),
+    base_models: Callable[[], Sequence[ModelInfo]],
+    catalogue: Catalogue | None = None,
+    access: Access | None = None,
+    refusal: Refusal | None = None,
+    regularisation: Callable[[ModelInfo], Path | None] | None = None,
+) -> Services:
+    """The services of one data folder; finished LoRAs go into the first of ``lora_dirs``."""
+    dirs = tuple(lora_dirs) or (data_dir / "loras",)
+    return Services(
+        jobs=Jobs(data_dir, dirs[0]),
+        uploads=Uploads(data_dir / "uploads", refusal),
+        catalogue=catalogue or Catalogue(dirs),
+        base_models=base_models,
+        access=access or Access(),
+        regularisation=regularisation or (lambda info: None),
+    )

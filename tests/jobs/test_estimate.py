@@ -1,0 +1,59 @@
+import dataclasses
+
+import pytest
+from lora_atelier.config import NetworkConfig, recipe
+from lora_atelier.jobs.estimate import Plan, Rates, adapter_bytes, estimate
+from lora_atelier.models.detect import inspect
+
+pytestmark = pytest.mark.torchfree
+
+PLAN = Plan(pictures=24, steps=400, seconds=185.0, memory_bytes=1, file_bytes=1_230_000, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "24 pictures, 400 steps, about 3 minutes on this computer's processor; the file takes 1.2 MB."),
+        (
+            {"device": "gpu", "seconds": 47.0, "pictures": 1},
+            "1 picture, 400 steps, about 50 seconds on this computer's graphics card; the file takes 1.2 MB.",
+        ),
+        (
+            {"seconds": 2.34 * 3600, "file_bytes": 37_600_000},
+            "24 pictures, 400 steps, about 2.3 hours on this computer's processor; the file takes 38 MB.",
+        ),
+    ],
+)
+def test_a_plan_is_said_as_a_person_would_say_it(changes, said):
+    plan = dataclasses.replace(PLAN, **changes)
+
+    assert " ".join(str(part) for part in plan.sentence()) == said
+    assert Plan.from_table(plan.to_table()) == plan
+
+
+def test_a_plan_of_another_version_is_none():
+    assert Plan.from_table({"steps": 3}) is None
+
+
+def test_the_file_size_is_that_of_the_pairs_of_all_attention_layers(base_model):
+    info = inspect(base_model)
+
+    assert adapter_bytes(info, NetworkConfig(rank=16), "fp16") == 16 * (8 + 4) * 2
+    assert adapter_bytes(info, NetworkConfig(rank=16), "float") == 16 * (8 + 4) * 4
+
+
+def test_more_pictures_seen_take_longer_and_a_graphics_card_is_faster(base_model, tmp_path):
+    info, rates = inspect(base_model), Rates(tmp_path / "rates.json")
+
+    def seconds(quality, device):
+        config = recipe(goal="character", family="toy", num_images=20, quality=quality)
+        return estimate(config, info, pictures=20, rates=rates, device=device).seconds
+
+    assert seconds("draft", "cpu") < seconds("good", "cpu") < seconds("best", "cpu")
+    assert seconds("good", "gpu") < seconds("good", "cpu")
+
+
+def test_damaged_rates_are_as_none(tmp_path):
+    (tmp_path / "rates.json").write_text("[1")
+
+    assert Rates(tmp_path / "rates.json").known("toy", 128 * 128, "cpu") is None
