@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .. import safetensors_header
-from ..errors import ModelError
+from ..errors import Message, ModelError, message
 from ..safetensors_header import BrokenFileError, Header
 
 Family = Literal["toy", "sd1", "sd2", "sdxl"]
 PredictionType = Literal["epsilon", "v_prediction"]
 
 FAMILY_NAMES: Mapping[str, str] = {
-    "toy": "the embedded base model",
+    "toy": "LoRA Atelier Base",
     "sd1": "Stable Diffusion 1.x",
     "sd2": "Stable Diffusion 2.x",
     "sdxl": "Stable Diffusion XL",
@@ -107,7 +107,7 @@ def _inspect_folder(folder: Path) -> ModelInfo:
     index = read_json(folder / "model_index.json")
     transformer = read_json(folder / "transformer" / "config.json")
     if transformer:
-        raise _unsupported(folder, _transformer_name(str(transformer.get("_class_name", ""))))
+        raise _unsupported(folder, _transformer_kind(str(transformer.get("_class_name", ""))))
     unet = read_json(folder / "unet" / "config.json")
     if not unet:
         raise ModelError(
@@ -177,7 +177,7 @@ def weights_files(part: Path) -> list[Path]:
 def _family_of_config(folder: Path, unet: Mapping[str, Any]) -> Family:
     channels = int(unet.get("in_channels", 4))
     if channels != 4:
-        raise _unsupported(folder, _channels_name(channels))
+        raise _unsupported(folder, _BY_CHANNELS.get(channels, _UNKNOWN_KIND))
     width = unet.get("cross_attention_dim")
     width = width[0] if isinstance(width, list) and width else width
     return _family(folder, int(width or 0), text_time=unet.get("addition_embed_type") == "text_time")
@@ -186,7 +186,9 @@ def _family_of_config(folder: Path, unet: Mapping[str, Any]) -> Family:
 def _family(path: Path, width: int, *, text_time: bool) -> Family:
     if text_time:
         if width == 1280:
-            raise _unsupported(path, "the SDXL refiner")
+            raise _unsupported(
+                path, message("It is the refiner of SDXL, which only finishes the pictures of the base model.")
+            )
         return "sdxl"
     if width == 768:
         return "sd1"
@@ -194,15 +196,24 @@ def _family(path: Path, width: int, *, text_time: bool) -> Family:
         return "sd2"
     if 0 < width < 768:
         return "toy"
-    raise _unsupported(path, "a model of an unknown kind")
+    raise _unsupported(path, _UNKNOWN_KIND)
 
 
-def _channels_name(channels: int) -> str:
-    names = {9: "an inpainting model", 8: "an InstructPix2Pix model", 7: "an upscaler", 5: "a depth model"}
-    return names.get(channels, "a model of an unknown kind")
+def _named(kind: str) -> Message:
+    return message("It is {kind}; Stable Diffusion 1.x, 2.x and XL can be used.", kind=kind)
 
 
-def _transformer_name(class_name: str) -> str:
+# By the channels that a U-Net reads: the latents' four, and whatever it is told besides.
+_BY_CHANNELS = {
+    9: message("It is an inpainting model, which also needs a picture and a mask."),
+    8: message("It is a model for editing pictures, which also needs a picture."),
+    7: message("It is an upscaler, which also needs a picture."),
+    5: message("It is a depth model, which also needs a depth map."),
+}
+_UNKNOWN_KIND = message("Its kind is unknown; Stable Diffusion 1.x, 2.x and XL can be used.")
+
+
+def _transformer_kind(class_name: str) -> Message:
     for start, name in (
         ("SD3", "Stable Diffusion 3"),
         ("Flux", "Flux"),
@@ -210,17 +221,15 @@ def _transformer_name(class_name: str) -> str:
         ("Auraflow", "AuraFlow"),
     ):
         if class_name.lower().startswith(start.lower()):
-            return name
-    return class_name.removesuffix("Transformer2DModel") or "a model of an unknown kind"
+            return _named(name)
+    name = class_name.removesuffix("Transformer2DModel")
+    return _named(name) if name else _UNKNOWN_KIND
 
 
-def _unsupported(path: Path, kind: str) -> ModelError:
+def _unsupported(path: Path, kind: Message) -> ModelError:
+    values: dict[str, Any] = dict(kind.values)
     return ModelError(
-        "{name} can't be used.",
-        why="It is {kind}; Stable Diffusion 1.x, 2.x and XL can be used.",
-        todo="Choose another checkpoint.",
-        name=path.name,
-        kind=kind,
+        "{name} can't be used.", why=kind.template, todo="Choose another checkpoint.", name=path.name, **values
     )
 
 
@@ -241,19 +250,21 @@ def _inspect_checkpoint(path: Path, header: Header) -> ModelInfo:
             name=path.name,
         )
     if stem.shape[1] != 4:
-        raise _unsupported(path, _channels_name(stem.shape[1]))
+        raise _unsupported(path, _BY_CHANNELS.get(stem.shape[1], _UNKNOWN_KIND))
     width = next(
         (keys[key].shape[-1] for key in keys if key.startswith(_UNET) and key.endswith("attn2.to_k.weight")), 0
     )
     family = _family(path, width, text_time=_UNET + "label_emb.0.0.weight" in keys)
-    for part, prefix in (("VAE", "first_stage_model."), ("text encoder", ("cond_stage_model.", "conditioner."))):
-        if not any(key.startswith(prefix) for key in keys):
+    for prefixes, why in (
+        (("first_stage_model.",), message("It holds no VAE.")),
+        (("cond_stage_model.", "conditioner."), message("It holds no text encoder.")),
+    ):
+        if not any(key.startswith(prefixes) for key in keys):
             raise ModelError(
                 "{name} can't be used.",
-                why="It holds no {part}.",
+                why=why.template,
                 todo="Choose a full checkpoint, with U-Net, VAE and text encoder in one file.",
                 name=path.name,
-                part=part,
             )
     prediction_type = checkpoint_prediction_type(path, header, family)
     return ModelInfo(
@@ -267,26 +278,28 @@ def _inspect_checkpoint(path: Path, header: Header) -> ModelInfo:
     )
 
 
-def _foreign_kind(keys: Iterable[str]) -> str:
-    """The kind of file that we can't use as a base model, or an empty text."""
-    tests = (
-        (
-            r"^(lora_|lycoris_|oft_)|\.(lora_down|lora_A|lora_up|hada_w1_a|lokr_w1)",
-            "an adapter (LoRA), not a base model",
-        ),
-        (r"(^|\.)joint_blocks\.", "Stable Diffusion 3"),
-        (r"(^|\.)double_blocks\.", "Flux"),
-        (r"(^|\.)(cap_embedder|cap_embedder\.0)\.", "Lumina"),
-        (r"^(control_model\.|controlnet_)", "a ControlNet"),
-        (r"^(down_blocks|mid_block|up_blocks)\.", "only the U-Net of a model"),
-        (r"^(encoder|decoder)\.(mid|down|up)", "only the VAE of a model"),
-    )
+_FOREIGN = (
+    (
+        r"^(lora_|lycoris_|oft_)|\.(lora_down|lora_A|lora_up|hada_w1_a|lokr_w1)",
+        message("It is an adapter (LoRA), not a base model."),
+    ),
+    (r"(^|\.)joint_blocks\.", _named("Stable Diffusion 3")),
+    (r"(^|\.)double_blocks\.", _named("Flux")),
+    (r"(^|\.)cap_embedder\.", _named("Lumina")),
+    (r"^(control_model\.|controlnet_)", message("It is a ControlNet, not a base model.")),
+    (r"^(down_blocks|mid_block|up_blocks)\.", message("It is only the U-Net of a model.")),
+    (r"^(encoder|decoder)\.(mid|down|up)", message("It is only the VAE of a model.")),
+)
+
+
+def _foreign_kind(keys: Iterable[str]) -> Message | None:
+    """What a file is that can't be a base model for us, or None."""
     keys = list(keys)
-    for pattern, name in tests:
+    for pattern, kind in _FOREIGN:
         found = re.compile(pattern)
         if any(found.search(key) for key in keys):
-            return name
-    return ""
+            return kind
+    return None
 
 
 def checkpoint_prediction_type(path: Path, header: Header, family: str) -> PredictionType:

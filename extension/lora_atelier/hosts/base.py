@@ -1,0 +1,68 @@
+"""What the rest of the extension may know of an image-generation program: the Host protocol, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from ..errors import ExtensionError, Message
+from ..loader.catalogue import Catalogue
+from ..models.detect import ModelInfo
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# What a person is told beside a picture; ``locales.sentence`` says either in a language.
+Note = Message | ExtensionError
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A base model that the host offers. ``problem`` says why it can't be used, None if it can."""
+
+    path: Path
+    title: str
+    info: ModelInfo | None = None
+    problem: ExtensionError | None = None
+
+
+class Host(Protocol):
+    """An image-generation program, as the loader, the tab and the jobs see it."""
+
+    id: str
+    data_dir: Path
+    catalogue: Catalogue
+
+    def layers(self) -> Mapping[str, nn.Module]:
+        """The live model's modules by kohya layer name; the same object as long as the model is the same."""
+        ...
+
+    def aliases(self) -> Mapping[str, str]:
+        """Other layer names in use -> names in ``layers``."""
+        ...
+
+    def family(self) -> str:
+        """The model's family: "toy", "sd1", "sd2" or "sdxl"."""
+        ...
+
+    def current(self) -> ModelInfo:
+        """The chosen base model; asking never loads it."""
+        ...
+
+    def checkpoints(self) -> Sequence[Checkpoint]:
+        """The base models that can be chosen; asking never loads one."""
+        ...
+
+    def lora_dirs(self) -> Sequence[Path]:
+        """The folders with adapter files; new ones are written into the first."""
+        ...
+
+    def refresh_adapters(self) -> None:
+        """Make the host notice adapter files that have just been written."""
+        ...
+
+    def warn(self, note: Note) -> None:
+        """Tell the person who pressed Generate."""
+        ...
