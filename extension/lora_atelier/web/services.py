@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..hosts.base import Host
 from ..jobs.service import Jobs
 from ..loader.catalogue import Catalogue
 from ..models.detect import ModelInfo
@@ -29,21 +30,22 @@ class Services:
 
 
 def services(
-    data_dir: Path,
+    host: Host,
     *,
-    lora_dirs: Sequence[Path] = (),
-    base_models: Callable[[], Sequence[ModelInfo]],
-    catalogue: Catalogue | None = None,
     access: Access | None = None,
     refusal: Refusal | None = None,
     regularisation: Callable[[ModelInfo], Path | None] | None = None,
 ) -> Services:
-    """The services of one data folder; finished LoRAs go into the first of ``lora_dirs``."""
-    dirs = tuple(lora_dirs) or (data_dir / "loras",)
+    """The services of one host: its data folder, LoRA folders and base models, the chosen model first."""
+
+    def base_models() -> list[ModelInfo]:
+        usable = [checkpoint.info for checkpoint in host.checkpoints() if checkpoint.info is not None]
+        return sorted(usable, key=lambda info: info.path != host.current().path)
+
     return Services(
-        jobs=Jobs(data_dir, dirs[0]),
-        uploads=Uploads(data_dir / "uploads", refusal),
-        catalogue=catalogue or Catalogue(dirs),
+        jobs=Jobs(host.data_dir, host.lora_dirs()[0]),
+        uploads=Uploads(host.data_dir / "uploads", refusal),
+        catalogue=host.catalogue,
         base_models=base_models,
         access=access or Access(),
         regularisation=regularisation or (lambda info: None),

@@ -1,0 +1,192 @@
+import io
+import time
+
+import pytest
+
+pytestmark = pytest.mark.torchfree
+pytest.importorskip("fastapi")
+pytest.importorskip("httpx")
+
+from lora_atelier import locales  # noqa: E402
+
+from tests.web.conftest import connect, png  # noqa: E402
+
+V1 = "/lora-atelier/v1"
+
+
+def drop(client, *names):
+    upload = client.post(f"{V1}/uploads").json()["upload"]
+    for number, name in enumerate(names):
+        files = [("files", (name, png((number, 0, 0)), "image/png"))]
+        assert client.post(f"{V1}/uploads/{upload}/pictures", files=files).status_code == 200
+    return upload
+
+
+def form(upload, **changes):
+    values = {"name": "もも", "trigger": "momo", "goal": "character", "whose": "mine", "upload": upload}
+    return {"form": {**values, **changes}}
+
+
+def wait(client, run_id, status):
+    deadline = time.monotonic() + 20
+    while (run := client.get(f"{V1}/runs/{run_id}").json())["status"] != status:
+        assert time.monotonic() < deadline, run
+        time.sleep(0.05)
+    return run
+
+
+def test_the_page_learns_what_it_can_offer(client):
+    session = client.get(f"{V1}/session", headers={"Accept-Language": "ja-JP,en;q=0.5"}).json()
+    options = client.get(f"{V1}/options").json()
+
+    assert session["lang"] == "ja" and session["version"]
+    assert options["goals"] == ["character", "style", "object"]
+    assert options["whose"] == ["mine", "permission", "open-licence", "experiment"]
+    assert options["base_models"][0]["family"] == "toy"
+    assert options["defaults"]["base_model"] == options["base_models"][0]["path"]
+
+
+def test_pictures_are_dropped_shown_and_taken_away(client):
+    upload = drop(client, "b.png", "あ & い#1.png")
+
+    listing = client.get(f"{V1}/uploads/{upload}", params={"from": 0, "count": 1}).json()
+    assert listing["total"] == 2
+    assert [picture["name"] for picture in listing["pictures"]] == ["b.png"]
+    second = client.get(f"{V1}/uploads/{upload}?from=1").json()["pictures"][0]
+    thumbnail = client.get(second["thumbnail_url"])
+    assert thumbnail.headers["content-type"] == "image/jpeg" and len(thumbnail.content) > 100
+
+    assert client.delete(f"{V1}/uploads/{upload}/pictures/b.png").json() == {"total": 1}
+
+
+def test_several_files_come_in_one_call_and_each_bad_one_is_named(client):
+    upload = client.post(f"{V1}/uploads").json()["upload"]
+    files = [
+        ("files", ("a.png", io.BytesIO(png()))),
+        ("files", ("a.txt", b"a caption")),
+        ("files", ("b.png", b"no picture")),
+        ("files", ("c.exe", b"MZ")),
+    ]
+
+    answer = client.post(f"{V1}/uploads/{upload}/pictures", files=files).json()
+
+    assert answer["total"] == 1
+    assert [picture["refused"] for picture in answer["pictures"]] == [False, True]
+    assert "c.exe" in answer["problems"][0]
+    assert client.get(f"{V1}/uploads/{upload}").json()["pictures"][0]["caption"] == "a caption"
+
+
+def test_a_folder_is_shown_and_planned(client, tmp_path):
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "a.png").write_bytes(png())
+
+    listing = client.post(f"{V1}/folder", json={"path": str(tmp_path / "p")}).json()
+    plan = client.post(f"{V1}/plan", json=form("", folder=str(tmp_path / "p"))).json()
+
+    assert listing["total"] == 1 and listing["folder"] == str(tmp_path / "p")
+    assert plan["pictures"] == 1
+    assert any("One picture" in problem["sentence"] for problem in plan["problems"])
+
+
+def test_a_plan_says_what_it_will_take_and_how_the_name_is_written(client):
+    plan = client.post(f"{V1}/plan", json=form(drop(client, "a.png", "b.png"), name="a b")).json()
+
+    assert plan["steps"] == 400 and plan["seconds"] > 0
+    assert plan["sentence"].startswith("2 pictures, 400 steps, about")
+    (problem,) = plan["problems"]
+    assert (problem["field"], problem["blocking"], problem["suggestion"]) == ("name", False, "a_b")
+
+
+def test_a_run_is_made_followed_and_its_result_listed(client, services):
+    made = client.post(f"{V1}/runs", json=form(drop(client, "a.png", "b.png"))).json()["run"]
+
+    run = wait(client, made["id"], "finished")
+    assert run["result"]["tag"] == "<lora:もも:0.8>" and run["result"]["exists"]
+    assert run["plan"].startswith("2 pictures, 400 steps")
+    assert [r["id"] for r in client.get(f"{V1}/runs").json()["runs"]] == [made["id"]]
+
+    first = client.get(f"{V1}/runs/{made['id']}/events").json()
+    assert [event["kind"] for event in first["events"]] == ["started", "stepped", "saved", "finished"]
+    rest = client.get(f"{V1}/runs/{made['id']}/events", params={"since": first["next"]}).json()
+    assert rest == {"events": [], "next": first["next"]}
+
+    (lora,) = client.get(f"{V1}/loras").json()["loras"]
+    assert lora["name"] == "もも" and lora["preview_url"] is None
+    assert lora["problem"]  # the fake trainer's file is none
+    assert client.get(run["result"]["preview_url"]).status_code == 404
+    services.jobs.lora_dir.joinpath("もも.png").write_bytes(png())
+    assert client.get(run["result"]["preview_url"]).content == png()
+
+
+def test_a_run_is_stopped_resumed_and_not_doubled(client, services):
+    upload = drop(client, "a.png", "b.png")
+    from lora_atelier.web.routes import read_form
+
+    run = services.jobs.create(read_form(form(upload), services))
+    (run.path / "behave").write_text("wait")
+    assert client.post(f"{V1}/runs/{run.id}/resume").json()["run"]["status"] == "running"
+    while client.get(f"{V1}/runs/{run.id}").json()["step"] < 3:
+        pass
+
+    second = client.post(f"{V1}/runs", json=form(upload, name="other"))
+    assert second.status_code == 409
+    assert "step 3 of 400" in second.json()["error"]["what"]
+
+    assert client.post(f"{V1}/runs/{run.id}/stop").status_code == 200
+    assert wait(client, run.id, "stopped")["can_resume"]
+    assert client.post(f"{V1}/runs/{run.id}/stop").status_code == 400
+
+
+def test_what_is_wrong_with_a_form_is_said_field_by_field(client):
+    answer = client.post(f"{V1}/runs", json=form("", name="", whose=""))
+
+    assert answer.status_code == 422
+    assert {problem["field"] for problem in answer.json()["error"]["problems"]} >= {"name", "whose", "pictures"}
+
+
+def test_errors_are_said_in_the_readers_language(services):
+    japanese = connect(services, **{"X-Atelier-Lang": "ja"})
+
+    answer = japanese.get(f"{V1}/uploads/0123456789ab")
+
+    english = "The dropped pictures are gone."
+    assert answer.status_code == 400
+    assert answer.json()["error"]["what"] == locales.text(english, "ja")
+
+
+@pytest.mark.parametrize("path", ["runs/none", "runs/none/events", "runs/..%2f..", "uploads/x", "loras/none/preview"])
+def test_what_does_not_exist_is_a_sentence(client, path):
+    answer = client.get(f"{V1}/{path}")
+
+    assert 400 <= answer.status_code < 500
+    assert "error" in answer.json() or answer.json() == {"detail": "Not Found"}
+
+
+def test_only_samples_of_the_run_are_given_out(client, services):
+    from lora_atelier.web.routes import read_form
+
+    run = services.jobs.create(read_form(form(drop(client, "a.png")), services))
+    run.samples_dir.mkdir()
+    (run.samples_dir / "s.png").write_bytes(png())
+
+    assert client.get(f"{V1}/runs/{run.id}/samples/s.png").content == png()
+    for file in ("..%2fjob.toml", "none.png", "job.toml"):
+        assert client.get(f"{V1}/runs/{run.id}/samples/{file}").status_code == 404
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"form": 3}', b'{"form": {"name": {"a": 1}, "quality": 7}}'])
+def test_a_body_that_makes_no_sense_is_a_sentence(client, body):
+    answer = client.post(f"{V1}/runs", content=body)
+
+    assert 400 <= answer.status_code < 500
+    assert answer.json()["error"]["what"]
+
+
+def test_an_unforeseen_error_is_a_sentence_and_a_traceback_in_the_console(client, services, monkeypatch, caplog):
+    monkeypatch.setattr(type(services.catalogue), "list", lambda self: 1 / 0)
+
+    answer = client.get(f"{V1}/loras")
+
+    assert answer.status_code == 500
+    assert "nobody foresaw" in answer.json()["error"]["what"]
+    assert "ZeroDivisionError" in caplog.text
