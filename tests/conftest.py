@@ -182,3 +182,43 @@ def tiny_model(tiny_model_folder):
     from lora_atelier.models import load
 
     return load.load(tiny_model_folder)
+
+
+@pytest.fixture
+def write_header():
+    """A function that writes a .safetensors file of zeros: ``{key: shape}``, float16. Needs no torch."""
+
+    def write(path, shapes, metadata=None, *, cut=0, data=None):
+        import struct
+        from math import prod
+
+        entries, blocks, at = {"__metadata__": metadata or {}}, [], 0
+        for key, shape in shapes.items():
+            block = (data or {}).get(key, bytes(2 * prod(shape)))
+            entries[key] = {"dtype": "F16", "shape": list(shape), "data_offsets": [at, at + len(block)]}
+            blocks.append(block)
+            at += len(block)
+        header = json.dumps(entries).encode("utf-8")
+        whole = struct.pack("<Q", len(header)) + header + b"".join(blocks)
+        path.write_bytes(whole[: len(whole) - cut])
+        return path
+
+    return write
+
+
+@pytest.fixture
+def random_lora():
+    """A function that makes the tensors of a LoRA file with kohya's keys for layers ``{name: module}``."""
+
+    def make(layers, *, rank=4, alpha=2.0, seed=0, size=0.2):
+        torch = pytest.importorskip("torch")
+        generator, tensors = torch.Generator().manual_seed(seed), {}
+        for name, module in layers.items():
+            out_features, *in_shape = module.weight.shape
+            up_shape = (out_features, rank, *[1] * (len(in_shape) - 1))
+            tensors[f"{name}.lora_down.weight"] = torch.randn((rank, *in_shape), generator=generator) * size
+            tensors[f"{name}.lora_up.weight"] = torch.randn(up_shape, generator=generator) * size
+            tensors[f"{name}.alpha"] = torch.tensor(alpha)
+        return tensors
+
+    return make

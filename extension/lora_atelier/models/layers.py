@@ -36,11 +36,18 @@ def layers(model: Model) -> dict[str, nn.Module]:
 
 
 def aliases(model: Model) -> dict[str, str]:
-    """Return other names in use for ``layers``' names: diffusers' paths for SDXL's U-Net, which some tools write."""
-    if model.unet is None or not _has_ldm_names(model.unet):
-        return {}
-    paths = [path for path, _ in _weighted(model.unet)]
-    return {_flat("lora_unet", path): _flat("lora_unet", _unet_path(model.unet, path)) for path in paths}
+    """Return other names in use for ``layers``' names.
+
+    Some tools write diffusers' paths for SDXL's U-Net, and some SD1 files call the only text encoder the first.
+    """
+    found: dict[str, str] = {}
+    if model.unet is not None and _has_ldm_names(model.unet):
+        for path, _ in _weighted(model.unet):
+            found[_flat("lora_unet", path)] = _flat("lora_unet", _unet_path(model.unet, path))
+    if len(model.text_encoders) == 1:
+        for name in te_layers(model.text_encoders[0]):
+            found[name.replace("lora_te_", "lora_te1_", 1)] = name
+    return found
 
 
 def te_prefixes(count: int) -> Sequence[str]:

@@ -151,16 +151,16 @@ def load(
 def _load(source: _Source, info: ModelInfo, parts: Collection[str], dtype: torch.dtype, device: torch.device) -> Model:
     loaded = Model(info, source.scheduler_config())
     if "unet" in parts:
-        loaded.unet = _fill(_unet(source.config("unet")), source, "unet", dtype, device)
+        loaded.unet = _fill(empty_unet(source.config("unet")), source, "unet", dtype, device)
     if "vae" in parts:
         config = source.config("vae")
         vae_dtype = torch.float32 if dtype == torch.float16 and config.get("force_upcast") else dtype
-        loaded.vae = _fill(_vae(config), source, "vae", vae_dtype, device)
+        loaded.vae = _fill(empty_vae(config), source, "vae", vae_dtype, device)
     if "te" in parts:
         names = ("text_encoder", "text_encoder_2") if info.family == "sdxl" else ("text_encoder",)
         encoders = []
         for name in names:
-            text_encoder = _text_encoder(source.config(name), with_projection=name == "text_encoder_2")
+            text_encoder = empty_text_encoder(source.config(name), with_projection=name == "text_encoder_2")
             encoders.append(_fill(text_encoder, source, name, dtype, device))
         loaded.text_encoders = tuple(encoders)
         loaded.tokenizers = tuple(source.tokenizer(name) for name in names)
@@ -178,21 +178,24 @@ def libraries_offline() -> None:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 
-def _unet(config: Mapping[str, Any]) -> nn.Module:
+def empty_unet(config: Mapping[str, Any]) -> nn.Module:
+    """Return a U-Net of this architecture on the meta device: shapes and names, no memory."""
     libraries_offline()
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     return _on_meta(lambda: UNet2DConditionModel.from_config(dict(config)))
 
 
-def _vae(config: Mapping[str, Any]) -> nn.Module:
+def empty_vae(config: Mapping[str, Any]) -> nn.Module:
+    """Return a VAE of this architecture on the meta device."""
     libraries_offline()
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     return _on_meta(lambda: AutoencoderKL.from_config(dict(config)))
 
 
-def _text_encoder(config: Mapping[str, Any], *, with_projection: bool) -> nn.Module:
+def empty_text_encoder(config: Mapping[str, Any], *, with_projection: bool) -> nn.Module:
+    """Return a CLIP text model of this architecture on the meta device."""
     libraries_offline()
     from transformers.models.clip.configuration_clip import CLIPTextConfig
     from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
