@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import world
+from . import examples, world
 
 Mask = NDArray[np.bool_]
 Pixels = NDArray[np.float64]
@@ -25,6 +25,15 @@ _BORDER = 6  # pixels at each side that an object leaves mostly free
 _CENTRE = 9.0  # an object nearer to the middle than this is in the centre; the placed ones are 14 or more away
 _TEMPLATE = 40  # side of a template in pixels
 _FEWEST_PIXELS = 30
+# How much of the figure's outline must fit, and where its colours are looked for: top, bottom, left, right as
+# shares of the object's box.
+_LEAST_OVERLAP = 0.7
+_ZONES = (
+    ((0.30, 0.48, 0.30, 0.70), examples.HEAD),
+    ((0.55, 0.64, 0.36, 0.64), examples.BODY),
+    ((0.70, 0.80, 0.34, 0.66), examples.BAND),
+    ((0.88, 0.98, 0.30, 0.70), examples.BODY),
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,46 @@ def is_right(picture: Image.Image, scene: world.Scene) -> bool:
 def prompt_score(pictures: Sequence[Image.Image], scenes: Sequence[world.Scene]) -> float:
     """The share of pictures that are right, 0–1."""
     return mean(is_right(picture, scene) for picture, scene in zip(pictures, scenes, strict=True))
+
+
+def is_concept(picture: Image.Image) -> bool:
+    """Whether the example figure is in the picture: fixed before any LoRA was trained.
+
+    Yes if the object's outline overlaps the figure's by ``_LEAST_OVERLAP`` or more and head, upper body, band and
+    lower body each have, by their median, the figure's colour: nearer to it than to the rest of the figure's colours,
+    the background's and all of the world's.
+    """
+    pixels = np.asarray(picture.convert("RGB").resize((world.SIDE, world.SIDE)), dtype=np.float64)
+    ground = background(pixels)
+    mask = object_mask(pixels, ground)
+    normal = _normalised(mask)
+    if normal is None:
+        return False
+    outline = _figure_outline()
+    if (normal & outline).sum() / (normal | outline).sum() < _LEAST_OVERLAP:
+        return False
+    ys, xs = np.nonzero(mask)
+    top, left, height, width = ys.min(), xs.min(), np.ptp(ys) + 1, np.ptp(xs) + 1
+    own = (examples.HEAD, examples.BODY, examples.BAND)
+    colours = np.array([*own, ground, *world.COLOURS.values()], dtype=np.float64)
+    for (y0, y1, x0, x1), colour in _ZONES:
+        zone = pixels[
+            top + round(y0 * height) : top + round(y1 * height), left + round(x0 * width) : left + round(x1 * width)
+        ]
+        seen = np.median(zone.reshape(-1, 3), axis=0)
+        if int(((colours - seen) ** 2).sum(axis=1).argmin()) != own.index(colour):
+            return False
+    return True
+
+
+def concept_score(pictures: Sequence[Image.Image]) -> float:
+    """The share of pictures with the example figure, 0–1."""
+    return mean(is_concept(picture) for picture in pictures)
+
+
+def lost(before: Sequence[Image.Image], after: Sequence[Image.Image], scenes: Sequence[world.Scene]) -> float:
+    """The share of scenes right in ``before`` less that in ``after``: what a LoRA costs the rest of the world."""
+    return prompt_score(before, scenes) - prompt_score(after, scenes)
 
 
 def mean(values: Iterable[bool | float]) -> float:
@@ -215,3 +264,11 @@ def _templates() -> tuple[tuple[str, Mask, float], ...]:
             assert normal is not None
             made.append((shape, normal, float((max(np.ptp(ys), np.ptp(xs)) + 1) / world.SIZES["large"])))
     return tuple(made)
+
+
+@cache
+def _figure_outline() -> Mask:
+    pixels = np.asarray(examples.draw_figure(examples.FigureScene("white", height=90)), dtype=np.float64)
+    normal = _normalised(object_mask(pixels, background(pixels)))
+    assert normal is not None
+    return normal
