@@ -1,5 +1,6 @@
 """What every test gets: no network beyond this machine, one thread, and a tiny random model of the real classes."""
 
+import importlib.util
 import ipaddress
 import json
 import os
@@ -11,6 +12,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import pytest
+
+
+def pytest_ignore_collect(collection_path):
+    """Without torch only the files marked ``torchfree`` can be imported; the others are not looked at."""
+    if collection_path.suffix == ".py" and importlib.util.find_spec("torch") is None:
+        return "mark.torchfree" not in collection_path.read_text(encoding="utf-8") or None
+    return None
+
 
 _connect, _connect_ex = socket.socket.connect, socket.socket.connect_ex
 
@@ -173,6 +182,12 @@ def _model_index(sdxl):
             "_class_name": "StableDiffusionPipeline",
         }
     return parts
+
+
+@pytest.fixture
+def save_model():
+    """The function that writes tiny random models, for tests that need another than ``tiny_model_folder``."""
+    return save_tiny_model
 
 
 @pytest.fixture

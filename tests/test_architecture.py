@@ -44,9 +44,9 @@ MAY_IMPORT = {
     "__init__": set(),
 }
 # What works without torch, so that a page can be drawn and a file listed on any machine.
-TORCHFREE = ("errors", "atomic", "locking", "safetensors_header", "config", "config_files", "events", "prompt", "locales", "datasets",
-             "rights", "jobs", "web", "ui", "models.detect", "loader.catalogue", "embedded.world", "embedded.judge",
-             "embedded.examples", "cli")  # fmt: skip
+TORCHFREE = ("errors", "atomic", "locking", "safetensors_header", "config", "config_files", "events", "prompt",
+             "locales", "datasets", "rights", "jobs", "web", "ui", "models.detect", "loader.catalogue",
+             "embedded.world", "embedded.judge", "embedded.examples", "cli")  # fmt: skip
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "gradio", "peft"}
 HOST_MODULES = {"modules", "backend", "ldm_patched", "modules_forge", "installer", "launch"}
 

@@ -1,7 +1,5 @@
 import pytest
-
-torch = pytest.importorskip("torch")
-
+import torch
 from lora_atelier.adapters import file
 from lora_atelier.safetensors_header import BrokenFileError
 from lora_atelier.safetensors_tensors import TensorFile, read_all

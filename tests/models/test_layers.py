@@ -3,10 +3,6 @@ import json
 from pathlib import Path
 
 import pytest
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("diffusers")
-
 from lora_atelier.models import configs, layers, load
 
 GOLDEN = json.loads(gzip.decompress((Path(__file__).with_name("golden") / "layers.json.gz").read_bytes()))

@@ -1,10 +1,8 @@
 """Our names of single-file checkpoints against the converters of diffusers (0.42), which only tests use."""
 
 import pytest
-
-torch = pytest.importorskip("torch")
-single_file = pytest.importorskip("diffusers.loaders.single_file_utils")
-
+import torch
+from diffusers.loaders import single_file_utils as single_file
 from lora_atelier.models import configs, layers, ldm, load
 
 

@@ -51,13 +51,15 @@ def from_folder(folder: Path, length: int = 77) -> ClipTokenizer | None:
     try:
         if vocab.is_file() and merges.is_file():
             words = json.loads(vocab.read_text(encoding="utf-8"))
-            pairs = _pairs(merges.read_text(encoding="utf-8").splitlines())
+            pairs = _pairs(merges.read_text(encoding="utf-8").split("\n"))
         elif fast.is_file():
             model = json.loads(fast.read_text(encoding="utf-8"))["model"]
             words = model["vocab"]
             pairs = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
         else:
             return None
+        if not isinstance(words, dict) or any(word not in words for pair in pairs for word in (*pair, "".join(pair))):
+            raise ValueError("the word list and the merges do not belong together")
         pad = _pad_token(folder)
         return _build(words, pairs, pad=words.get(pad, words[_END]), length=length)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -66,7 +68,7 @@ def from_folder(folder: Path, length: int = 77) -> ClipTokenizer | None:
             why="{error}.",
             todo="Copy or download the model again.",
             path=str(folder),
-            error=repr(error),
+            error=str(error),
         ) from error
 
 
@@ -112,6 +114,8 @@ def _build(words: Mapping[str, int], pairs: Sequence[tuple[str, ...]], *, pad: i
         ]
     )
     bpe.decoder = decoders.ByteLevel()
+    # Written out in a prompt they are the marks, as in CLIP's own code.
+    bpe.add_special_tokens([_START, _END])
     return ClipTokenizer(bpe, start=words[_START], end=words[_END], pad=pad, length=length)
 
 
