@@ -1,0 +1,311 @@
+"""Commands: ``lora-atelier demo | train | resume | stop | jobs | inspect``. ``python -m lora_atelier`` is the same."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+import socket
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import __version__, config_files, locales, safetensors_header
+from .config import GOALS, from_kohya
+from .errors import AdapterNotFoundError, ExtensionError, HostError, JobError, Message, message
+from .jobs.follow import follow, stop_and_wait
+from .jobs.service import WHOSE, Jobs, RunView
+from .models import detect
+
+_ROOT = Path(__file__).resolve().parents[2]
+BASE_MODEL = Path(__file__).resolve().parent / "embedded" / "base_model"
+# The shell's convention for "ended by Ctrl-C".
+_INTERRUPTED = 130
+# What a LoRA's metadata says about itself, in this order; the rest is counted.
+_SHOWN_METADATA = (
+    "ss_output_name",
+    "modelspec.title",
+    "modelspec.trigger_phrase",
+    "modelspec.architecture",
+    "ss_base_model_version",
+    "ss_sd_model_name",
+    "ss_network_dim",
+    "ss_network_alpha",
+    "ss_network_args",
+    "ss_steps",
+    "ss_epoch",
+    "ss_learning_rate",
+    "ss_resolution",
+    "ss_num_train_images",
+    "sshs_model_hash",
+    "atelier_rights",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. What goes wrong on purpose is one sentence on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            # A console that can't show a name must not end a training.
+            reconfigure(errors="replace")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    check_only = given[:1] == ["check"]
+    options = _parser().parse_args(given[1:] if check_only else given)
+    try:
+        if check_only:
+            return int(options.check(options) or 0)
+        return int(options.run(options) or 0)
+    except ExtensionError as error:
+        print(locales.sentence(error, console_language()), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\n" + _said(message("Stopped. Nothing is lost.")), file=sys.stderr)
+        return _INTERRUPTED
+
+
+def console_language() -> str:
+    """The language of the terminal, from the variables that set it."""
+    wanted = next((value for name in ("LC_ALL", "LC_MESSAGES", "LANG") if (value := os.environ.get(name))), "")
+    return locales.choose("", wanted.replace("_", "-").partition(".")[0])
+
+
+def default_data_dir() -> Path:
+    """Where everything is kept: ``data`` in the checkout, or a folder of the person's where we are installed."""
+    return _ROOT / "data" if (_ROOT / "install.py").is_file() else Path.home() / "lora-atelier"
+
+
+def _said(said: Message) -> str:
+    return locales.sentence(said, console_language())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lora-atelier", description="Train LoRAs, and use them.")
+    parser.add_argument("--version", action="version", version=f"LoRA Atelier {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    demo = _command(commands, "demo", "an embedded host with a page, or without one: train, draw, report", _demo)
+    demo.set_defaults(check=check_demo)
+    demo.add_argument("--headless", action="store_true", help="no page: train on the example pictures and end")
+    demo.add_argument("--output", type=Path, metavar="DIR", help="with --headless: where the results go (out)")
+    demo.add_argument("--no-browser", action="store_true", help="only print the address")
+    demo.add_argument("--port", type=int, help="the port of the page (default: a free one)")
+    demo.add_argument("--model", type=Path, metavar="PATH", help="a .safetensors checkpoint or a diffusers folder")
+    _data_dir(demo)
+
+    train = _command(commands, "train", "train as kohya-style TOML files say", _train)
+    train.add_argument("--config_file", type=Path, required=True, help="options of the training")
+    train.add_argument("--dataset_config", type=Path, required=True, help="folders of pictures")
+    train.add_argument("--trigger", default="", help="the word that calls the LoRA in a prompt")
+    train.add_argument("--goal", choices=GOALS, default="character")
+    train.add_argument("--whose", choices=WHOSE, default="mine", help="whose pictures these are")
+    _data_dir(train)
+
+    for name, text, run in (
+        ("resume", "go on with a training that was stopped or killed", _resume),
+        ("stop", "stop a training; it can be resumed", _stop),
+    ):
+        one = _command(commands, name, text, run)
+        one.add_argument("id", help="as `jobs` shows it; the beginning or the LoRA's name is enough")
+        _data_dir(one)
+    _data_dir(_command(commands, "jobs", "list all trainings", _jobs))
+
+    look = _command(commands, "inspect", "say what a model or LoRA file is", _inspect)
+    look.add_argument("file", type=Path)
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    text: str,
+    run: Callable[[argparse.Namespace], int | None],
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run, check=lambda options: None)
+    return parser
+
+
+def _data_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where LoRAs, trainings and pictures are kept")
+
+
+def _jobs_of(options: argparse.Namespace) -> Jobs:
+    return Jobs((options.data_dir or default_data_dir()).resolve())
+
+
+# ------------------------------------------------------------------------------------------------ demo
+
+
+def check_demo(options: argparse.Namespace) -> None:
+    """Raise HostError or ModelError for what would go wrong later: said before anything long begins."""
+    if options.output is not None and not options.headless:
+        raise HostError("--output goes with --headless.", todo="Add --headless, or leave --output out.")
+    if options.headless:
+        check_writable(options.output or Path("out"))
+    elif options.port is not None:
+        check_port(options.port)
+    check_writable(options.data_dir or default_data_dir())
+    if options.model is not None:
+        detect.inspect(options.model)
+
+
+def check_writable(folder: Path) -> None:
+    """Make ``folder``, write a file into it and take it away again. Raises HostError if that can't be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".atelier-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise HostError(
+            "The folder {folder} can't be written to.",
+            why="{reason}.",
+            todo="Allow writing there, or choose another folder.",
+            folder=str(folder),
+            reason=error.strerror or str(error),
+        ) from error
+
+
+def check_port(port: int) -> None:
+    """Raise HostError unless a page could be served on this port of the loopback interface."""
+    if not 0 <= port < 1 << 16:
+        raise HostError("There is no port {port}.", todo="Choose one from 1024 to 65535.", port=port)
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        if os.name != "nt":  # Windows would then let two programs share the port
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise HostError(
+                "Port {port} can't be used.",
+                why="{reason}.",
+                todo="Choose another with --port, or leave --port out: a free one is found then.",
+                port=port,
+                reason=error.strerror or str(error),
+            ) from error
+
+
+def _demo(options: argparse.Namespace) -> int:
+    check_demo(options)
+    model = (options.model or BASE_MODEL).resolve()
+    if options.headless:
+        from .embedded import demo
+
+        output = (options.output or Path("out")).resolve()
+        return demo.run(output, model=model, data_dir=options.data_dir)
+    from .embedded import app
+
+    data_dir = (options.data_dir or default_data_dir()).resolve()
+    return int(app.demo(model, data_dir, port=options.port, open_browser=not options.no_browser) or 0)
+
+
+# ------------------------------------------------------------------------------------------------ trainings
+
+
+def _train(options: argparse.Namespace) -> int:
+    jobs = _jobs_of(options)
+    config = from_kohya(config_files.load_toml(options.config_file), config_files.load_toml(options.dataset_config))
+    run = jobs.add(config, trigger=options.trigger, whose=options.whose, goal=options.goal)
+    jobs.start(run)
+    return _follow(jobs, jobs.view(run))
+
+
+def _follow(jobs: Jobs, view: RunView) -> int:
+    """Show a run to its end; Ctrl-C stops it and says how to go on."""
+    try:
+        ended = follow(jobs, view.run)
+    except KeyboardInterrupt:
+        print("\n" + _said(message("Stopping; the state is being kept …")), file=sys.stderr)
+        ended = stop_and_wait(jobs, view.run)
+    if ended.status == "finished":
+        print(_said(message("Finished: {file}", file=str(ended.result))))
+        return 0
+    said = message(
+        "Stopped at step {step} of {steps}. Go on with: lora-atelier resume {id}",
+        step=ended.step,
+        steps=ended.steps,
+        id=view.run.id,
+    )
+    print(_said(said), file=sys.stderr)
+    return _INTERRUPTED
+
+
+def _find(jobs: Jobs, wanted: str) -> RunView:
+    views = jobs.list()
+    for view in views:
+        if view.run.id == wanted:
+            return view
+    found = [v for v in views if v.run.id.startswith(wanted) or (v.job is not None and v.job.name == wanted)]
+    if not found:
+        raise JobError("There is no training “{id}”.", todo="`lora-atelier jobs` lists them.", id=wanted)
+    return found[0]
+
+
+def _resume(options: argparse.Namespace) -> int:
+    jobs = _jobs_of(options)
+    view = _find(jobs, options.id)
+    jobs.resume(view.run)
+    return _follow(jobs, view)
+
+
+def _stop(options: argparse.Namespace) -> int:
+    jobs = _jobs_of(options)
+    view = stop_and_wait(jobs, _find(jobs, options.id).run)
+    print(f"{view.run.id}  {view.status}  {view.step}/{view.steps}")
+    return 0
+
+
+def _jobs(options: argparse.Namespace) -> None:
+    for view in _jobs_of(options).list():
+        print(f"{view.run.id}  {view.status:<8}  {view.step}/{view.steps}")
+        if view.error is not None:
+            print(f"    {locales.sentence(view.error, console_language())}")
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    path: Path = options.file
+    if path.is_dir():
+        _print_model(detect.inspect(path))
+        return
+    try:
+        header = safetensors_header.read(path)
+    except FileNotFoundError as error:
+        raise AdapterNotFoundError("There is no file {path}.", path=str(path)) from error
+    except (OSError, safetensors_header.BrokenFileError) as error:
+        raise HostError("{path} can't be read.", why="{reason}.", path=str(path), reason=str(error)) from error
+    with contextlib.suppress(ExtensionError):
+        _print_model(detect.inspect(path))
+    _print_header(path, header)
+
+
+def _print_model(info: detect.ModelInfo) -> None:
+    print(
+        f"{info.title}: {detect.FAMILY_NAMES[info.family]}, {info.prediction_type}, {info.resolution} px, {info.kind}"
+    )
+
+
+def _print_header(path: Path, header: safetensors_header.Header) -> None:
+    tensors = header.tensors.values()
+    numbers = sum(math.prod(tensor.shape) for tensor in tensors)
+    kinds = ", ".join(f"{count} × {kind}" for kind, count in Counter(t.dtype for t in tensors).most_common())
+    print(
+        f"{path.name}: {path.stat().st_size / 1e6:.2f} MB, {len(header.tensors)} tensors ({kinds}), {numbers:,} numbers"
+    )
+    ranks = Counter(
+        tensor.shape[0]
+        for key, tensor in header.tensors.items()
+        if key.endswith((".lora_down.weight", ".lora_A.weight"))
+    )
+    if ranks:
+        print("LoRA layers by rank: " + ", ".join(f"{count} × {rank}" for rank, count in sorted(ranks.items())))
+    shown = [key for key in _SHOWN_METADATA if key in header.metadata]
+    for key in shown:
+        print(f"  {key} = {header.metadata[key]}")
+    if len(header.metadata) > len(shown):
+        print(f"  and {len(header.metadata) - len(shown)} more in its metadata")

@@ -1,0 +1,426 @@
+"""Set up LoRA Atelier's own environment and run it. Standard library only; nothing else has to be there.
+
+    python install.py demo [--headless --output DIR] [--no-browser] [--port N] [--model PATH] [--data-dir DIR]
+    python install.py test [pytest arguments]
+
+Both make ``.venv`` beside this file first; what is complete is left alone, so that a second run starts in seconds.
+A webui calls this file without arguments at every start: then it does nothing at all.
+
+This file must be readable by Pythons that are too old to run the rest, so that they can say so.
+"""
+# ruff: noqa: UP006, UP035, UP045 - Python 3.6 must still be able to read this file
+
+import hashlib
+import json
+import os
+import platform
+import queue
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+EXTENSION = ROOT / "extension"
+STAMP = "lora-atelier.json"  # lora_atelier.jobs.environment looks for it
+
+OLDEST = (3, 11)
+OLDEST_TORCH = (2, 6)
+TORCH = "torch==2.13.0"
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+# Of this package only CLIP's word list is read; its own dependencies would pull torchvision.
+WITHOUT_DEPENDENCIES = ["open_clip_torch"]
+TEST_PYTHONS = ("3.10", "3.13")
+# What the tests without torch need; in a webui all of it is there.
+TORCHFREE = ["pytest>=8", "pytest-timeout", "numpy", "pillow>=10", "fastapi", "httpx", "python-multipart"]
+
+USAGE = """usage: python install.py demo [options]   install, then open the page
+       python install.py test [arguments]  install, then run all checks; arguments go to pytest
+
+demo options:
+  --headless --output DIR   train on the example pictures, write LoRA, picture grid and report, and end
+  --no-browser              only print the address
+  --port N                  use this port
+  --model PATH              a .safetensors checkpoint (SD 1.x, 2.x, SDXL) or diffusers folder
+  --data-dir DIR            where LoRAs, trainings and pictures are kept (default: data)
+"""
+
+
+class InstallError(Exception):
+    """Something that a person has to put right; the text says what, why and what to do."""
+
+
+def main(arguments: List[str]) -> int:
+    """Do what ``arguments`` say; returns the exit code."""
+    if not arguments:
+        return 0  # a webui starts us like this; what it has is enough for the extension to appear
+    command, rest = arguments[0], arguments[1:]
+    if command not in ("demo", "test"):
+        print(USAGE, end="")
+        return 0 if command in ("-h", "--help", "help") else 2
+    wrong = wrong_python(command)
+    if wrong:
+        print(wrong, file=sys.stderr)
+        return 1
+    # Texts of any language must not end the program on a console that can't show them.
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+    try:
+        return demo(rest) if command == "demo" else test(rest)
+    except InstallError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped. Nothing is lost: type the same command again to go on.", file=sys.stderr)
+        return 130
+
+
+def wrong_python(command: str) -> str:
+    """One sentence if this Python can't be used, else an empty text."""
+    windows = os.name == "nt"
+    if sys.version_info < OLDEST:
+        return (
+            "LoRA Atelier needs Python 3.11, 3.12 or 3.13 for this, and this is Python {}.{}: "
+            "install Python 3.12 from https://www.python.org/downloads/ and type {} install.py {}"
+        ).format(sys.version_info[0], sys.version_info[1], "py -3.12" if windows else "python3.12", command)
+    if sys.maxsize < 2**32:
+        return "LoRA Atelier needs a 64-bit Python, and this one has 32 bits: install it from https://www.python.org/."
+    return ""
+
+
+# ------------------------------------------------------------------------------------------------ the commands
+
+
+def demo(arguments: List[str]) -> int:
+    """Install what the demo needs and run it."""
+    # What is wrong with the arguments is said now, not after ten minutes of installing.
+    code = run([sys.executable, "-m", "lora_atelier", "check", "demo", *arguments], cwd=None)
+    if code != 0 or "-h" in arguments or "--help" in arguments:
+        return code
+    install(["trainer", "embedded"])
+    return run([str(venv_python(VENV)), "-m", "lora_atelier", "demo", *arguments], cwd=None)
+
+
+def test(arguments: List[str]) -> int:
+    """Install what the tests need and run everything; with arguments only the tests that they choose."""
+    install(["trainer", "embedded", "test"])
+    python = str(venv_python(VENV))
+    failed = []
+    if not arguments:
+        for title, check in (
+            ("ruff check", ["-m", "ruff", "check", "."]),
+            ("ruff format", ["-m", "ruff", "format", "--check", "."]),
+            ("mypy", ["-m", "mypy"]),
+        ):
+            print(f"== {title}", flush=True)
+            if run([python, *check]):
+                failed.append(title)
+        for version in TEST_PYTHONS:
+            if not test_without_torch(version):
+                failed.append(f"Python {version}")
+    print("== pytest", flush=True)
+    code = run([python, "-m", "pytest", *arguments])
+    if failed:
+        print("Failed besides the tests above: {}.".format(", ".join(failed)), file=sys.stderr)
+    return code or int(bool(failed))
+
+
+def test_without_torch(version: str) -> bool:
+    """Run the tests that need no torch on another Python; true if they pass or that Python is not there."""
+    print(f"== Tests without torch on Python {version}", flush=True)
+    python = find_python(version)
+    if python is None:
+        print(f"skipped: there is no Python {version} on this machine")
+        return True
+    venv = ROOT / f".venv-{version}"
+    needed = TORCHFREE + (["tomli"] if version == "3.10" else [])
+    if not is_complete(venv, {"torchfree": digest(needed)}):
+        make_venv(venv, python)
+        pip(venv, needed, f"Packages for Python {version}")
+        write_stamp(venv, {"torchfree": digest(needed)})
+    chosen = "torchfree and not browser and not gpu and not host and not slow"
+    return run([str(venv_python(venv)), "-m", "pytest", "-q", "-m", chosen]) == 0
+
+
+def find_python(version: str) -> Optional[List[str]]:
+    """The command of a Python of this version that works, or None."""
+    candidates = [[name] for name in ("python" + version,) if shutil.which(name)]
+    if os.name == "nt" and shutil.which("py"):
+        candidates.append(["py", "-" + version])
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    candidates += [[str(path)] for path in sorted(pyenv.glob(f"versions/{version}.*/bin/python"))]
+    for candidate in candidates:
+        try:
+            # A name may be there without a Python behind it (pyenv's shims, Windows' shop).
+            said = subprocess.run(
+                [*candidate, "-c", "import sys, ensurepip; print('%d.%d' % sys.version_info[:2])"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                timeout=60,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if said.returncode == 0 and said.stdout.decode().strip() == version:
+            return candidate
+    return None
+
+
+def run(command: List[str], cwd: Optional[str] = str(ROOT)) -> int:
+    """Run a program of ours in the foreground, in the caller's folder if ``cwd`` is None; returns its exit code."""
+    child = subprocess.Popen(command, env=environment(), cwd=cwd)
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    while True:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            continue  # the child was interrupted too, and says what there is to say
+
+
+def environment() -> Dict[str, str]:
+    """The environment variables for our own programs: our package, nobody else's."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
+    kept["PYTHONPATH"] = str(EXTENSION)
+    return kept
+
+
+# ------------------------------------------------------------------------------------------------ installing
+
+
+def install(groups: List[str]) -> None:
+    """Make ``.venv`` hold the packages of these groups of pyproject.toml; does nothing where it does already.
+
+    An installation that was interrupted goes on where it was. Raises InstallError.
+    """
+    extras = read_extras()
+    current = {group: digest(extras[group] + [TORCH] + WITHOUT_DEPENDENCIES) for group in extras}
+    if is_complete(VENV, {group: current[group] for group in groups}):
+        return
+    began = time.time()
+    print(f"Setting up LoRA Atelier in {VENV} (only this once; some minutes)", flush=True)
+    # Groups that were complete stay so: pip is told of them too, lest it change what they need.
+    kept = [group for group, value in read_stamp(VENV).items() if current.get(group) == value]
+    groups = kept + [group for group in groups if group not in kept]
+    make_venv(VENV, [sys.executable], system_packages=has_torch(sys.executable) and sys.prefix == sys.base_prefix)
+    write_stamp(VENV, {group: current[group] for group in kept})
+    install_torch()
+    requirements = [requirement for group in groups for requirement in extras[group]]
+    pip(VENV, requirements, "Packages ({})".format(", ".join(groups)))
+    pip(VENV, ["--no-deps", *WITHOUT_DEPENDENCIES], "CLIP's word list")
+    write_stamp(VENV, {group: current[group] for group in groups})
+    print(f"Ready after {duration(time.time() - began)}.", flush=True)
+
+
+def install_torch() -> None:
+    """PyTorch first: a version that is there and new enough is kept."""
+    python = str(venv_python(VENV))
+    if has_torch(python):
+        return
+    if wants_cpu_torch():
+        try:
+            # Without this, Linux gets some 3 GB of CUDA libraries that nothing here could use.
+            few = ["--index-url", CPU_INDEX, "--retries", "1", "--timeout", "20"]
+            pip(VENV, [*few, TORCH], "PyTorch for the processor")
+            return
+        except InstallError:
+            print(f"    not from {CPU_INDEX}; from the usual place then", flush=True)
+    pip(VENV, [TORCH], "PyTorch")
+
+
+def has_torch(python: str) -> bool:
+    """Whether this interpreter has a torch that is new enough."""
+    program = "from importlib.metadata import version; print(version('torch'))"
+    said = subprocess.run([python, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    found = re.match(r"(\d+)\.(\d+)", said.stdout.decode())
+    return found is not None and (int(found.group(1)), int(found.group(2))) >= OLDEST_TORCH
+
+
+def wants_cpu_torch() -> bool:
+    """Whether PyTorch's own index of small builds should be asked: Linux, no NVIDIA card, and no sources of packages
+    that this machine's owner has set up for pip (those are respected)."""
+    if platform.system() != "Linux" or shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists():
+        return False
+    said = subprocess.run(
+        [str(venv_python(VENV)), "-m", "pip", "config", "list"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    return re.search(rb"index-url|find-links|no-index", said.stdout) is None
+
+
+def make_venv(venv: Path, python: List[str], system_packages: bool = False) -> None:
+    """Make a virtual environment with pip, or leave the one that is there and works. Raises InstallError."""
+    if works(venv):
+        return
+    command = python + ["-m", "venv", "--clear"] + (["--system-site-packages"] if system_packages else []) + [str(venv)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode == 0 and works(venv):
+        return
+    said = done.stdout.decode(errors="replace").strip()
+    shutil.rmtree(str(venv), ignore_errors=True)
+    if "ensurepip" in said or "No module named venv" in said:
+        raise InstallError(
+            "Python's venv module is not complete here: type  sudo apt install python{}.{}-venv  and then the same "
+            "command again.".format(*sys.version_info[:2])
+        )
+    raise InstallError(
+        "The folder {} could not be made: {}\nAllow writing there or make room on the disk, then type the same "
+        "command again.".format(venv, said.splitlines()[-1] if said else "no reason given")
+    )
+
+
+def works(venv: Path) -> bool:
+    """Whether an environment's interpreter and pip answer."""
+    python = venv_python(venv)
+    if not python.exists():
+        return False
+    try:
+        call = [str(python), "-m", "pip", "--version"]
+        return subprocess.run(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    except OSError:
+        return False
+
+
+def venv_python(venv: Path) -> Path:
+    """The interpreter of a virtual environment on this system."""
+    return venv / "Scripts" / "python.exe" if os.name == "nt" else venv / "bin" / "python"
+
+
+def pip(venv: Path, arguments: List[str], title: str) -> None:
+    """Install into ``venv``: a line for each package, all of pip's words into a log. Raises InstallError."""
+    log_path = venv / "install.log"
+    print(f"  {title}", flush=True)
+    command = [str(venv_python(venv)), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+    command += ["--progress-bar", "off", *arguments]
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
+    # Packages that someone installed for their own user must not count as installed here.
+    env["PYTHONNOUSERSITE"] = "1"
+    last = []  # type: List[str]
+    with log_path.open("a", encoding="utf-8") as log:
+        log.write("\n# {} {}\n".format(time.strftime("%Y-%m-%d %H:%M:%S"), " ".join(arguments)))
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env)
+        try:
+            for line in lines(child):
+                log.write(line + "\n")
+                last = ([*last, line])[-200:]
+                said = progress(line)
+                if said:
+                    print(f"    {said}", flush=True)
+            code = child.wait()
+        except BaseException:
+            child.terminate()
+            child.wait()
+            raise
+    if code != 0:
+        raise InstallError(explain(title, last, log_path))
+
+
+def lines(child: "subprocess.Popen[bytes]") -> Iterator[str]:
+    """What a program says, line by line; during a long silence the time is shown."""
+    said = queue.Queue()  # type: queue.Queue[Optional[str]]
+
+    def read() -> None:
+        assert child.stdout is not None
+        for line in child.stdout:
+            said.put(line.decode("utf-8", "replace").rstrip())
+        said.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    silent_since = time.time()
+    while True:
+        try:
+            line = said.get(timeout=20)
+        except queue.Empty:
+            print(f"    ... {duration(time.time() - silent_since)}", flush=True)
+            continue
+        if line is None:
+            return
+        silent_since = time.time()
+        yield line
+
+
+def progress(line: str) -> str:
+    """What to show of a line of pip's: a package that comes, or that all are being unpacked; else nothing."""
+    found = re.match(r"\s*(?:Downloading|Using cached|Processing) (\S+?)(?: \((.+)\))?$", line)
+    if found and found.group(1).endswith((".whl", ".tar.gz", ".zip")):
+        name = re.split(r"[/\\]", found.group(1))[-1]
+        parts = re.sub(r"\.(whl|tar\.gz|zip)$", "", name).split("-")
+        return "{}{}".format(" ".join(parts[:2]), f" ({found.group(2)})" if found.group(2) else "")
+    found = re.match(r"Installing collected packages: (.+)$", line)
+    if found:
+        return "unpacking {} packages ...".format(len(found.group(1).split(",")))
+    return ""
+
+
+def explain(title: str, last: List[str], log_path: Path) -> str:
+    """What to tell a person when pip failed, from its last lines."""
+    text = "\n".join(last)
+    shown = "\n".join("    " + line for line in last[-8:])
+    if "No space left" in text or "[Errno 28]" in text:
+        todo = "The disk is full: make room (about 3 GB), then type the same command again."
+    elif "No matching distribution" in text and "torch" in text:
+        todo = (
+            f"There is no PyTorch for this system ({platform.system()} {platform.machine()}, "
+            f"Python {platform.python_version()}): use Python 3.12 on a 64-bit system; "
+            "PyTorch has left Macs with Intel processors."
+        )
+    elif re.search(r"NewConnectionError|ConnectTimeout|Name or service|getaddrinfo|ProxyError|Max retries", text):
+        todo = "The packages could not be fetched: check the internet connection (or pip's proxy and index settings), \
+then type the same command again; what has arrived is kept."
+    else:
+        todo = "Type the same command again; if it fails in the same place, the log says more."
+    return f"{title} could not be installed.\n{shown}\n{todo}\nLog: {log_path}"
+
+
+# ------------------------------------------------------------------------------------------------ what is there
+
+
+def read_extras() -> Dict[str, List[str]]:
+    """The groups of requirements in pyproject.toml."""
+    import tomllib
+
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    return {name: list(requirements) for name, requirements in extras.items()}
+
+
+def digest(requirements: List[str]) -> str:
+    """A short text that changes when the requirements do."""
+    return hashlib.sha256("\n".join(sorted(requirements)).encode("utf-8")).hexdigest()[:16]
+
+
+def is_complete(venv: Path, wanted: Dict[str, str]) -> bool:
+    """Whether an environment was installed to its end with just these requirements."""
+    known = read_stamp(venv)
+    return venv_python(venv).exists() and all(known.get(group) == value for group, value in wanted.items())
+
+
+def read_stamp(venv: Path) -> Dict[str, str]:
+    """What an environment was last completed with, by group; empty for one that was interrupted."""
+    try:
+        known = json.loads((venv / STAMP).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def write_stamp(venv: Path, known: Dict[str, Any]) -> None:
+    """Note that an environment is complete."""
+    temporary = venv / (STAMP + ".tmp")
+    temporary.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(venv / STAMP)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "1:05"."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
