@@ -20,10 +20,10 @@ def main(run: Path) -> int:
     config = config_files.read(run)
     steps, name = config.schedule.steps, config.output.name
     say(events.Started(steps=steps, pictures=3, resumed_from=3 if (run / "state" / "latest").exists() else 0))
-    say(events.Stepped(step=3, steps=steps, loss=0.5, learning_rate=1e-4, seconds_per_step=0.1, seconds_left=9.0))
     (run / "state").mkdir(exist_ok=True)
     (run / "state" / "latest").write_text("step-000003")
     say(events.Saved(step=3, file="", state="step-000003"))
+    say(events.Stepped(step=3, steps=steps, loss=0.5, learning_rate=1e-4, seconds_per_step=0.1, seconds_left=9.0))
     if behave == "fail":
         what = "The disk is full."
         say(events.Failed(error={"type": "JobError", "what": what, "why": "", "todo": "Make room.", "values": {}}))

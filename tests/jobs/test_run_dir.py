@@ -81,7 +81,7 @@ def test_what_has_become_of_a_run_is_told_by_its_files_and_its_lock(tmp_path):
 
 def test_a_trainer_that_never_spoke_is_dead_after_a_minute_or_when_its_end_is_known(tmp_path):
     run = RunDir(tmp_path)
-    run.started_path.write_text(f"{time.time() - 100}")
+    run.started_path.write_text(f"{time.time() - 100} 0")
 
     assert status(run) == "died"
 

@@ -106,7 +106,7 @@ def test_a_run_is_made_followed_and_its_result_listed(client, services):
     assert [r["id"] for r in client.get(f"{V1}/runs").json()["runs"]] == [made["id"]]
 
     first = client.get(f"{V1}/runs/{made['id']}/events").json()
-    assert [event["kind"] for event in first["events"]] == ["started", "stepped", "saved", "finished"]
+    assert [event["kind"] for event in first["events"]] == ["started", "saved", "stepped", "finished"]
     rest = client.get(f"{V1}/runs/{made['id']}/events", params={"since": first["next"]}).json()
     assert rest == {"events": [], "next": first["next"]}
 

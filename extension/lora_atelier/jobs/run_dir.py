@@ -146,14 +146,20 @@ class RunDir:
 
     def mark_started(self) -> None:
         """Note that a trainer was asked to start now, before it can say so itself. Raises OSError."""
-        atomic.write_text(self.started_path, f"{time.time()}\n")
-
-    def started_at(self) -> float:
-        """When a trainer was last asked to start, in seconds since 1970; 0 if never."""
         try:
-            return float(self.started_path.read_text(encoding="ascii"))
+            said = self.events_path.stat().st_size
+        except FileNotFoundError:
+            said = 0
+        atomic.write_text(self.started_path, f"{time.time()} {said}\n")
+
+    def started(self) -> tuple[float, int]:
+        """When a trainer was last asked to start, in seconds since 1970 (0 if never), and how many bytes of events
+        there were then: what comes behind them is its own."""
+        try:
+            at, said = self.started_path.read_text(encoding="ascii").split()
+            return float(at), int(said)
         except (OSError, ValueError):
-            return 0.0
+            return 0.0, 0
 
 
 class Progress:
@@ -185,11 +191,15 @@ class Progress:
         timed = self.latest.get(kind.kind)
         return timed.event if timed else None
 
+    def spoke(self) -> bool:
+        """Whether the trainer that was started last has said anything."""
+        return self.last is not None and self._offset > self.run.started()[1]
+
     def ended(self) -> events.Timed | None:
         """The event that ended the run, unless it was started again since."""
         if self.last is None or not isinstance(self.last.event, events.Stopped | events.Failed | events.Finished):
             return None
-        return self.last if self.run.started_at() <= self.last.at else None
+        return self.last if self.spoke() else None
 
     def status(self, *, exited: bool = False) -> Status:
         """What has become of the run. Alive means locked; ``exited`` says that its process is known to have ended."""
@@ -200,13 +210,12 @@ class Progress:
         if ended is not None and isinstance(ended.event, events.Stopped | events.Failed | events.Finished):
             kinds: dict[str, Status] = {"stopped": "stopped", "failed": "failed", "finished": "finished"}
             return kinds[ended.event.kind]
-        started = self.run.started_at()
+        started, _ = self.run.started()
         if not started and self.last is None:
             return "waiting"
         if self.run.stop_path.exists():
             return "stopped"  # it did not stop by itself in time and was ended
-        spoke = self.last is not None and self.last.at >= started
-        if not exited and not spoke and 0 <= time.time() - started < STARTING_S:
+        if not exited and not self.spoke() and 0 <= time.time() - started < STARTING_S:
             return "running"
         return "died"
 

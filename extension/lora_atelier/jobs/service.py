@@ -530,7 +530,7 @@ def _view(run: RunDir, job: Job, progress: Progress, status: Status) -> RunView:
     # What is left is known once steps are made; before that the plan is the best guess.
     seconds_left = None
     if status == "running":
-        working = preparing is None or (stepped is not None and progress.latest["stepped"].at >= run.started_at())
+        working = preparing is None or (stepped is not None and progress.latest["stepped"].at >= run.started()[0])
         seconds_left = stepped.seconds_left if stepped and working else plan.seconds if plan else None
     return RunView(
         run=run,
@@ -548,7 +548,7 @@ def _view(run: RunDir, job: Job, progress: Progress, status: Status) -> RunView:
 
 def _stage(progress: Progress) -> str:
     """What the trainer is doing: a preparation's name, or "training"."""
-    if progress.last is None or progress.last.at < progress.run.started_at():
+    if progress.last is None or not progress.spoke():
         return "starting"
     last = progress.last.event
     if isinstance(last, events.Preparing):
