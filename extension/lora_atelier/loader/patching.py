@@ -166,7 +166,7 @@ def _add(weight: Tensor, base: Tensor, group: tuple[Patch, ...]) -> None:
             ups.append(up.to(weight.device) * patch.multiplier)
             downs.append(down.to(weight.device))
         else:
-            delta = patch.adapter.delta(base).reshape(weight.shape).mul_(patch.multiplier)
+            delta = patch.adapter.delta(base).reshape(weight.shape) * patch.multiplier
             dense = delta if dense is None else dense.add_(delta)
     target = weight.detach()
     if not target.is_contiguous():
