@@ -1,0 +1,1 @@
+"""How the embedded base model is made: see README.md in this folder."""

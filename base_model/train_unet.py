@@ -1,0 +1,84 @@
+"""Train the base model's U-Net and text encoder on encoded pictures, with v-prediction.
+
+    PYTHONPATH=extension:. python -m base_model.train_unet --state STATE [--minutes 120]
+
+Writes STATE/unet.pt every two minutes and goes on from it.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import torch
+from lora_atelier.embedded import world
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from base_model import encode, sitting
+from base_model.architecture import alphas_cumprod, make_text_encoder, make_unet
+from base_model.sitting import Plan, Sitting
+
+BATCH_SIZE = 24
+EMPTY_CAPTIONS = 0.1
+# Easy pictures first: their share of a batch falls from three quarters to none between these shares of the run.
+EASY_UNTIL, ALL_FROM = 0.08, 0.25
+
+
+def share_of_all(done: float) -> float:
+    """How many pictures of a batch come from the whole world when ``done`` of the run is over."""
+    return min(1.0, max(0.25, (done - EASY_UNTIL) / (ALL_FROM - EASY_UNTIL)))
+
+
+def stratified_timesteps(count: int) -> Tensor:
+    """``count`` timesteps, one from each of as many equal parts of 0..999, in random order."""
+    timesteps = ((torch.arange(count) + torch.rand(count)) / count * 1000).long().clamp(0, 999)
+    return timesteps[torch.randperm(count)]
+
+
+def train(plan: Plan, rank: int) -> None:
+    """One process of the training."""
+    tokenizer = CLIPTokenizer.from_pretrained(plan.state / "tokenizer")
+    torch.manual_seed(0)
+    unet = make_unet().to(plan.device)
+    text_encoder = make_text_encoder(len(tokenizer)).to(plan.device)
+    parameters = list(chain(unet.parameters(), text_encoder.parameters()))
+    if rank == 0:
+        print(sum(parameter.numel() for parameter in parameters), "parameters", flush=True)
+    sit = Sitting(plan, rank, "unet", parameters, learning_rate=1e-3)
+    easy, whole = encode.read(plan.state, "easy"), encode.read(plan.state, "all")
+    alphas = alphas_cumprod()
+    going, mean_loss = True, 1.0
+    while going:
+        latents, captions = _batch(sit, easy, whole)
+        timesteps = stratified_timesteps(BATCH_SIZE)
+        alpha = alphas[timesteps].view(-1, 1, 1, 1)
+        noise = torch.randn_like(latents)
+        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+        # Salimans & Ho 2022, Progressive Distillation, section 2.4: v = alpha·noise - sigma·x.
+        velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+        ids = tokenizer(captions, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+        with torch.autocast(plan.device, dtype=torch.bfloat16):
+            context = text_encoder(ids.to(plan.device))[0]
+            predicted = unet(noisy.to(plan.device), timesteps.to(plan.device), context).sample
+        loss = (predicted.float() - velocity.to(plan.device)).square().mean()
+        going = sit.update(loss)
+        mean_loss += 0.01 * (loss.item() - mean_loss)
+        if rank == 0 and sit.step % 160 == 0:
+            seen = sit.step * BATCH_SIZE * plan.processes
+            print(f"unet step {sit.step}, {sit.elapsed_s:.0f} s, {seen} seen, loss {mean_loss:.4f}", flush=True)
+
+
+def _batch(
+    sit: Sitting, easy: tuple[Tensor, list[world.Scene]], whole: tuple[Tensor, list[world.Scene]]
+) -> tuple[Tensor, list[str]]:
+    latents, captions = [], []
+    for _ in range(BATCH_SIZE):
+        pictures, scenes = whole if sit.rng.random() < share_of_all(sit.done) else easy
+        index = sit.rng.randrange(len(scenes))
+        latents.append(pictures[index])
+        captions.append("" if sit.rng.random() < EMPTY_CAPTIONS else world.caption(scenes[index], sit.rng))
+    return torch.stack(latents).float(), captions
+
+
+if __name__ == "__main__":
+    sitting.run(train, Plan.from_arguments(__doc__ or "", minutes=120, port=29512))
