@@ -33,9 +33,9 @@ BAND: world.Colour = (175, 230, 60)
 _EYES: world.Colour = (28, 28, 30)
 _OVERSAMPLING = 4
 # Heights and distances from the middle in pixels, such that the figure stays in the picture.
-_HEIGHT = {"centre": (80.0, 96.0), "left": (78.0, 92.0), "right": (78.0, 92.0), "top": (76.0, 86.0)}
+_HEIGHT = {"centre": (90.0, 104.0), "left": (88.0, 100.0), "right": (88.0, 100.0), "top": (86.0, 94.0)}
 _HEIGHT["bottom"] = _HEIGHT["top"]
-_REACH_X, _REACH_Y = 28, 17
+_REACH_X, _REACH_Y = 25, 13
 _PLACES = {"centre": "", "left": ", on the left", "right": ", on the right", "top": ", at the top"}
 _PLACES["bottom"] = ", at the bottom"
 # Thickness of a sticker's white edge and how far its shadow falls, in pixels.
@@ -48,7 +48,7 @@ class FigureScene:
 
     background: str
     position: str = "centre"
-    height: float = 88.0
+    height: float = 96.0
     dx: float = 0.0
     dy: float = 0.0
 
@@ -118,11 +118,11 @@ def draw_figure(scene: FigureScene) -> Image.Image:
 
     for x in (-0.21, 0.21):
         disc(x, -0.385, 0.115, BODY)
-    body(-0.02, 0.5, BODY)
-    body(0.16, 0.33, BAND)
-    disc(0, -0.22, 0.265, HEAD)
-    for x in (-0.105, 0.105):
-        disc(x, -0.23, 0.06, _EYES)
+    body(-0.06, 0.5, BODY)
+    body(0.155, 0.325, BAND)
+    disc(0, -0.255, 0.235, HEAD)
+    for x in (-0.1, 0.1):
+        disc(x, -0.265, 0.06, _EYES)
     return picture.resize((world.SIDE, world.SIDE), Image.Resampling.LANCZOS)
 
 

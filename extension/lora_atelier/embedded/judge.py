@@ -29,10 +29,10 @@ _FEWEST_PIXELS = 30
 # shares of the object's box.
 _LEAST_OVERLAP = 0.7
 _ZONES = (
-    ((0.30, 0.48, 0.30, 0.70), examples.HEAD),
-    ((0.55, 0.64, 0.36, 0.64), examples.BODY),
-    ((0.70, 0.80, 0.34, 0.66), examples.BAND),
-    ((0.88, 0.98, 0.30, 0.70), examples.BODY),
+    ((0.30, 0.45, 0.30, 0.70), examples.HEAD),
+    ((0.52, 0.62, 0.36, 0.64), examples.BODY),
+    ((0.69, 0.79, 0.30, 0.70), examples.BAND),
+    ((0.86, 0.96, 0.25, 0.75), examples.BODY),
 )
 
 
