@@ -143,7 +143,7 @@ def test_an_unknown_name_offers_the_nearest(folder):
     for asked, offered in (("momo_figur", "momo_figure"), ("WaterColor", "watercolour"), ("miku", "hatsune_miku_v3")):
         with pytest.raises(AdapterNotFoundError, match=f"<lora:{offered}:1>"):
             catalogue.find(asked)
-    with pytest.raises(AdapterNotFoundError, match="Put its .* file into"):
+    with pytest.raises(AdapterNotFoundError, match=r"Put its \.safetensors file into"):
         catalogue.find("zzz")
     assert nearest("x", []) == ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,6 +11,7 @@ from torch import nn
 
 from ..adapters import families, file, keys
 from ..adapters.families import Adapter
+from ..adapters.file import AdapterFile
 from ..errors import AdapterError, AdapterFormatError, AdapterMismatchError, ExtensionError, Message, message
 from ..models.detect import FAMILY_NAMES
 from ..prompt import NetworkCall
@@ -137,6 +139,7 @@ def fit(entry: Entry, host: AppliesAdapters) -> _Fitted:
     AdapterMismatchError where a shape differs or more layers are unknown: a file is applied as a whole or not at all.
     """
     content = file.read(entry.path)
+    _check_numbers(entry.name, content)
     grouped = keys.group(content.tensors)
     if not grouped.layers:
         raise AdapterFormatError(
@@ -210,6 +213,19 @@ def fit(entry: Entry, host: AppliesAdapters) -> _Fitted:
         )
     notes = _left_out(entry.name, total, absent=unknown, te=te_left_out, embeddings=len(grouped.embeddings))
     return _Fitted(entry.name, content.content_hash, adapters, notes)
+
+
+def _check_numbers(name: str, content: AdapterFile) -> None:
+    """Raise AdapterFormatError if a weight is not a finite number: such a file draws nothing but black pictures."""
+    for key, tensor in content.tensors.items():
+        if tensor.is_floating_point() and not math.isfinite(tensor.float().sum().item()):
+            raise AdapterFormatError(
+                "LoRA “{name}” was not applied.",
+                why="It holds values that are not numbers, first in {key}: its training went wrong.",
+                todo="Use an earlier checkpoint of it, or train again with a lower learning rate.",
+                name=name,
+                key=key,
+            )
 
 
 def _mismatch(entry: Entry, host: AppliesAdapters, trained_for: str, why: Message) -> AdapterMismatchError:
