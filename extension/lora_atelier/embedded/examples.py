@@ -28,7 +28,7 @@ NUM_FIGURES, NUM_REGULARISATION, NUM_STICKERS = 16, 32, 16
 
 # None of the figure's colours is one of the world's, so that it stands out on every background.
 HEAD: world.Colour = (150, 240, 190)
-BODY: world.Colour = (215, 40, 165)
+BODY: world.Colour = (238, 30, 150)
 BAND: world.Colour = (175, 230, 60)
 _EYES: world.Colour = (28, 28, 30)
 _OVERSAMPLING = 4
