@@ -1,0 +1,225 @@
+import threading
+
+import numpy as np
+import pytest
+import torch
+from lora_atelier.adapters import file
+from lora_atelier.errors import HostError, ModelError
+from lora_atelier.hosts import infotext
+from lora_atelier.hosts.embedded import EmbeddedHost, GenerateRequest
+from lora_atelier.locales import sentence
+from lora_atelier.models import layers
+from lora_atelier.models.sample import Txt2Img
+from lora_atelier.prompt import parse
+from PIL import Image
+
+
+@pytest.fixture
+def host(tiny_model_folder, tmp_path):
+    return EmbeddedHost(tiny_model_folder, tmp_path / "データ", device="cpu")
+
+
+@pytest.fixture
+def add(host, random_lora):
+    def write(name, **options):
+        path = host.lora_dirs()[0] / f"{name}.safetensors"
+        model = host.model()
+        targets = layers.target_layers(model.unet) | layers.target_layers(model.text_encoders[0])
+        file.write(path, random_lora(targets, size=0.3, **options), {})
+        return path
+
+    return write
+
+
+def request(prompt="a cat", **changes):
+    values = {"steps": 2, "cfg_scale": 3.0, "width": 64, "height": 64, "seed": 1}
+    return GenerateRequest(prompt=prompt, **{**values, **changes})
+
+
+def pixels(image):
+    return np.asarray(image).astype(int)
+
+
+def test_pictures_are_saved_with_the_text_that_made_them(host, add):
+    add("猫 cat")
+
+    done = host.generate(request("a cat, <lora:猫 cat:0.8>", negative_prompt="青", batch_size=2, batch_count=2))
+
+    assert [path.name for path in done.files] == ["00001-1.png", "00002-2.png", "00003-3.png", "00004-4.png"]
+    assert done.seeds == [1, 2, 3, 4]
+    assert done.comments == []
+    for path, image, text in zip(done.files, done.images, done.infotexts, strict=True):
+        saved = Image.open(path)
+        assert saved.info["parameters"] == text == image.info["parameters"]
+        assert (pixels(saved) == pixels(image)).all()
+    prompt, negative, values = infotext.parse(done.infotexts[2])
+    assert (prompt, negative) == ("a cat, <lora:猫 cat:0.8>", "青")
+    short = host.applied[0].content_hash[:12]
+    assert values.items() >= {
+        "Steps": "2", "Sampler": "DDIM", "CFG scale": "3", "Seed": "3", "Size": "64x64", "Model": "tiny model",
+        "LoRA Atelier": f"猫 cat: {short}",
+    }.items()  # fmt: skip
+
+
+def test_the_text_encoder_does_not_see_the_tag(host, add):
+    """At weight 0 the picture is that of the prompt without the tag, bit for bit."""
+    add("a")
+
+    plain, zero, one = (
+        host.generate(request(prompt)).images[0] for prompt in ("a cat", "a cat <lora:a:0>", "a cat <lora:a:1>")
+    )
+
+    assert (pixels(plain) == pixels(zero)).all()
+    assert abs(pixels(one) - pixels(plain)).max() > 5
+
+
+def test_a_lora_leaves_no_trace_in_the_next_picture(host, add):
+    add("a")
+    before = host.generate(request()).images[0]
+
+    host.generate(request("a cat <lora:a:1>"))
+
+    assert (pixels(host.generate(request()).images[0]) == pixels(before)).all()
+    assert host.applied == ()
+
+
+def test_what_was_left_out_is_said_beside_the_picture(host, add):
+    add("momo_figure")
+
+    done = host.generate(request("a <lora:momo_figur:1> <lora:momo_figure:x>", negative_prompt="b <lora:c:1>"))
+
+    assert len(done.images) == 1
+    said = [sentence(comment) for comment in done.comments]
+    assert any("“x” in “<lora:momo_figure:x>” is not a number" in each for each in said)
+    assert any("Did you mean <lora:momo_figure:1>?" in each for each in said)
+    assert any("<lora:c:1> in the negative prompt was ignored" in each for each in said)
+
+
+def test_a_seed_below_zero_is_chosen_and_written_down(host):
+    first, second = (host.generate(request(seed=-1)) for _ in range(2))
+
+    assert first.seeds != second.seeds
+    again = host.generate(request(seed=first.seeds[0]))
+    assert (pixels(again.images[0]) == pixels(first.images[0])).all()
+
+
+def test_progress_counts_the_steps_of_all_batches(host):
+    seen = []
+
+    host.generate(request(batch_count=2), on_progress=lambda step, steps: seen.append((step, steps)))
+
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_cancelling_keeps_the_finished_pictures_and_the_next_request_works(host):
+    def stop_in_the_second_batch(step, steps):
+        if step == 3:
+            host.cancel()
+
+    done = host.generate(request(batch_count=3), on_progress=stop_in_the_second_batch)
+
+    assert len(done.images) == 1
+    assert sentence(done.comments[0]) == "Stopped; 1 of 3 pictures are finished."
+    assert len(host.generate(request()).images) == 1
+
+
+def test_requests_from_several_threads_do_not_mix_their_loras(host, add):
+    for at, name in enumerate("ab"):
+        add(name, seed=at)
+    prompts = ["x", "x <lora:a:1>", "x <lora:b:1>"] * 3
+    expected = {prompt: pixels(host.generate(request(prompt)).images[0]) for prompt in prompts}
+    results = [None] * len(prompts)
+
+    def draw(at):
+        results[at] = pixels(host.generate(request(prompts[at])).images[0])
+
+    threads = [threading.Thread(target=draw, args=(at,)) for at in range(len(prompts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert all((results[at] == expected[prompt]).all() for at, prompt in enumerate(prompts))
+
+
+def test_drawing_plainly_applies_loras_and_saves_nothing(host, add):
+    add("a")
+    asked = Txt2Img(prompts=["a cat", "a dog"], steps=2, width=64, height=64, seeds=(1, 2))
+
+    images, notes = host.draw(asked, parse("<lora:a:1> <lora:none:1>").calls)
+
+    assert len(images) == 2
+    assert len(notes) == 1
+    assert not (host.data_dir / "outputs").exists()
+
+
+def test_a_picture_that_can_not_be_saved_is_shown_all_the_same(host):
+    (host.data_dir / "outputs").write_text("in the way")
+
+    done = host.generate(request(batch_size=2))
+
+    assert len(done.images) == 2
+    assert done.files == [None, None]
+    assert len(done.comments) == 1
+    assert "could not be saved" in sentence(done.comments[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"batch_size": 0}, "must be 1 to 100"), ({"width": 65}, "multiples of 8"), ({"sampler": "x"}, "no sampler")],
+)
+def test_a_request_that_can_not_be_done_says_why(host, changes, said):
+    with pytest.raises(HostError, match=said):
+        host.generate(request(**changes))
+
+
+def test_too_little_memory_is_said_in_a_sentence_and_nothing_stays_changed(host, add, monkeypatch):
+    add("a")
+    before = {name: module.weight.clone() for name, module in host.layers().items()}
+
+    def no_memory(*_):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 123 bytes")
+
+    monkeypatch.setattr("lora_atelier.loader.patching._add", no_memory)
+    with pytest.raises(HostError, match="not enough memory"):
+        host.generate(request("a <lora:a:1>"))
+    monkeypatch.undo()
+
+    assert all(torch.equal(module.weight, before[name]) for name, module in host.layers().items())
+    assert host.generate(request("a <lora:a:1>")).comments == []
+
+
+def test_the_model_is_loaded_when_it_is_first_needed_and_can_be_freed(host, add):
+    assert host._model is None
+    assert host.current().family == "toy"
+    first = host.generate(request()).images[0]
+    add("a")
+    host.generate(request("<lora:a:1>"))
+
+    host.unload()
+
+    assert host._model is None
+    assert (pixels(host.generate(request()).images[0]) == pixels(first)).all()
+
+
+def test_another_model_can_be_chosen_and_a_bad_one_changes_nothing(host, save_model, tmp_path):
+    save_model(host.data_dir / "models" / "other", seed=9)
+    (host.data_dir / "models" / "broken.safetensors").write_bytes(b"no")
+    (host.data_dir / "models" / "notes.txt").write_bytes(b"no")
+    first = host.generate(request()).images[0]
+
+    offered = {checkpoint.title: checkpoint for checkpoint in host.checkpoints()}
+
+    assert offered.keys() == {"tiny model", "other", "broken"}
+    assert "broken or incomplete" in str(offered["broken"].problem)
+    with pytest.raises(ModelError):
+        host.select(offered["broken"].path)
+    assert host.current().title == "tiny model"
+    host.select(offered["other"].path)
+    assert (pixels(host.generate(request()).images[0]) != pixels(first)).any()
+    assert infotext.parse(host.generate(request()).infotexts[0])[2]["Model"] == "other"
+
+
+def test_a_model_that_can_not_be_used_is_refused_when_the_host_is_made(tmp_path):
+    with pytest.raises(ModelError, match="There is no model at"):
+        EmbeddedHost(tmp_path / "none", tmp_path)
