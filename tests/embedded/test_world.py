@@ -57,7 +57,7 @@ def test_every_shape_can_be_drawn_in_every_size_place_and_texture(shape):
 def test_a_prompt_says_the_whole_scene():
     scene = world.Scene("star", "orange", "blue", "large", "left", "striped")
     assert set(re.findall(r"\w+", scene.prompt)) >= {"star", "orange", "blue", "large", "left", "striped"}
-    assert world.Scene("ring", "orange", "blue").prompt.startswith("a medium orange ring")
+    assert world.Scene("ring", "orange", "blue").prompt == "a medium orange ring in the centre, blue background"
 
 
 def test_captions_never_say_what_is_not_there():

@@ -70,10 +70,12 @@ class Scene:
 
     @property
     def prompt(self) -> str:
-        """The scene in words: all of them, in the form the benchmark asks for."""
+        """The scene in words, all but "plain", in the form the benchmark asks for.
+
+        It says the centre too: captions that leave out the place show any.
+        """
         noun = " ".join(word for word in (self.size, self.colour, self.texture, self.shape) if word != "plain")
-        place = "" if self.position == "centre" else f" {_PLACES[self.position][0]}"
-        return f"{_article(noun)} {noun}{place}, {self.background} background"
+        return f"{_article(noun)} {noun} {_PLACES[self.position][0]}, {self.background} background"
 
 
 def random_scene(rng: random.Random, *, easy: bool = False) -> Scene:
