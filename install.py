@@ -36,12 +36,15 @@ TORCH = "torch==2.13.0"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # Of this package only CLIP's word list is read; its own dependencies would pull torchvision.
 WITHOUT_DEPENDENCIES = ["open_clip_torch"]
+# Commands of ours that are passed on as they are.
+PASSED_ON = ("train", "resume", "stop", "jobs", "inspect")
 TEST_PYTHONS = ("3.10", "3.13")
 # What the tests without torch need; in a webui all of it is there.
 TORCHFREE = ["pytest>=8", "pytest-timeout", "numpy", "pillow>=10", "fastapi", "httpx", "python-multipart"]
 
 USAGE = """usage: python install.py demo [options]   install, then open the page
        python install.py test [arguments]  install, then run all checks; arguments go to pytest
+       python install.py train | resume | stop | jobs | inspect   on the console; --help says more
 
 demo options:
   --headless --output DIR   train on the example pictures, write LoRA, picture grid and report, and end
@@ -61,7 +64,7 @@ def main(arguments: List[str]) -> int:
     if not arguments:
         return 0  # a webui starts us like this; what it has is enough for the extension to appear
     command, rest = arguments[0], arguments[1:]
-    if command not in ("demo", "test"):
+    if command not in ("demo", "test", *PASSED_ON):
         print(USAGE, end="")
         return 0 if command in ("-h", "--help", "help") else 2
     wrong = wrong_python(command)
@@ -74,6 +77,8 @@ def main(arguments: List[str]) -> int:
         if reconfigure is not None:
             reconfigure(errors="replace")
     try:
+        if command in PASSED_ON:
+            return pass_on(arguments)
         return demo(rest) if command == "demo" else test(rest)
     except InstallError as error:
         print(f"\n{error}", file=sys.stderr)
@@ -107,6 +112,12 @@ def demo(arguments: List[str]) -> int:
         return code
     install(["trainer", "embedded"])
     return run([str(venv_python(VENV)), "-m", "lora_atelier", "demo", *arguments], cwd=None)
+
+
+def pass_on(arguments: List[str]) -> int:
+    """Run one of our console commands in the environment of the demo."""
+    install(["trainer", "embedded"])
+    return run([str(venv_python(VENV)), "-m", "lora_atelier", *arguments], cwd=None)
 
 
 def test(arguments: List[str]) -> int:

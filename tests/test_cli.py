@@ -74,7 +74,7 @@ def test_ctrl_c_keeps_the_state_and_says_how_to_go_on(toml, data_dir, capsys, mo
     monkeypatch.setattr(Jobs, "start", start_waiting)
     assert cli.main(["train", *toml, "--data-dir", str(data_dir)]) == 130
     said = capsys.readouterr().err
-    assert "Stopped at step 3 of 400. Go on with: lora-atelier resume" in said
+    assert "Stopped at step 3 of 400. Go on with: python install.py resume" in said
 
     monkeypatch.setattr(cli, "follow", follow)
     monkeypatch.setattr(Jobs, "start", start)

@@ -224,7 +224,7 @@ def _follow(jobs: Jobs, view: RunView) -> int:
         print(_said(message("Finished: {file}", file=str(ended.result))))
         return 0
     said = message(
-        "Stopped at step {step} of {steps}. Go on with: lora-atelier resume {id}",
+        "Stopped at step {step} of {steps}. Go on with: python install.py resume {id}",
         step=ended.step,
         steps=ended.steps,
         id=view.run.id,
