@@ -357,7 +357,7 @@ def lines(child: "subprocess.Popen[bytes]") -> Iterator[str]:
 
 def progress(line: str) -> str:
     """What to show of a line of pip's: a package that comes, or that all are being unpacked; else nothing."""
-    found = re.match(r"\s*(?:Downloading|Using cached|Processing) (\S+?)(?: \((.+)\))?$", line)
+    found = re.match(r"\s*(?:Downloading|Using cached|Processing) (\S+)(?: \(([\d.]+ \wB)\))?", line)
     if found and found.group(1).endswith((".whl", ".tar.gz", ".zip")):
         name = re.split(r"[/\\]", found.group(1))[-1]
         parts = re.sub(r"\.(whl|tar\.gz|zip)$", "", name).split("-")

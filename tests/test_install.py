@@ -210,6 +210,7 @@ def test_what_to_do_depends_on_what_pip_said(last, todo):
         ("  Downloading numpy-2.4.6.whl.metadata (6 kB)", ""),
         ("Using cached tqdm-4.70.1-py3-none-any.whl (78 kB)", "tqdm 4.70.1 (78 kB)"),
         ("Processing /opt/wheels/torch-2.13.0+cpu-cp311-linux.whl", "torch 2.13.0+cpu"),
+        ("Processing /x/sympy-1.14.0-py3.whl (from torch==2.13.0)", "sympy 1.14.0"),
         ("Installing collected packages: a, b, c", "unpacking 3 packages ..."),
         ("Requirement already satisfied: pip", ""),
     ],

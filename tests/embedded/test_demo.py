@@ -80,7 +80,9 @@ def test_the_grid_shows_a_row_for_each_prompt_and_a_column_for_each_weight():
 
 @pytest.fixture
 def finished(tmp_path, monkeypatch):
-    """``run`` with the fake trainer and a painter that draws."""
+    """``run`` with the fake trainer, a painter that draws, and the judge's reading of it, which takes seconds."""
+    scores = demo.Scores(base=1.0, concept={"0": 0.0, "0.4": 0.0, "0.8": 1.0, "1.0": 1.0}, prior_drop=0.0)
+    monkeypatch.setattr(demo, "measure", lambda gallery: scores)
     monkeypatch.setattr(demo, "host_painter", lambda info, work, name: Drawer())
     monkeypatch.setattr(demo, "Jobs", lambda folder: Jobs(folder, command=FAKE_TRAINER))
     model = write_model_headers(tmp_path / "base")

@@ -133,7 +133,7 @@ def _train(jobs: Jobs, info: ModelInfo, work: Path) -> RunView | None:
         _say("\n" + _sentence(message("Stopping; the state is being kept …")))
         view = stop_and_wait(jobs, made)
         said = message(
-            "Stopped at step {step} of {steps}. Go on with: python install.py resume {id} --data-dir “{folder}”",
+            'Stopped at step {step} of {steps}. Go on with: python install.py resume {id} --data-dir "{folder}"',
             step=view.step,
             steps=view.steps,
             id=made.id,
