@@ -107,6 +107,18 @@ def test_a_port_in_use_is_a_sentence_before_anything_starts(capsys, tmp_path):
     assert cli.main(["check", "demo", "--port", str(port), "--data-dir", str(tmp_path)]) == 0
 
 
+def test_a_free_port_is_one_that_nobody_has(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setattr(cli, "_PORTS", (taken.getsockname()[1],))
+
+        port = cli.free_port()
+
+        assert port not in (0, taken.getsockname()[1])
+        cli.check_port(port)
+
+
 @pytest.mark.parametrize("option", ["--output", "--data-dir"])
 def test_a_folder_that_can_not_be_written_is_a_sentence_before_anything_starts(capsys, tmp_path, option):
     (tmp_path / "file").touch()

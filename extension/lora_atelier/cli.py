@@ -21,6 +21,8 @@ from .models import detect
 
 _ROOT = Path(__file__).resolve().parents[2]
 BASE_MODEL = Path(__file__).resolve().parent / "embedded" / "base_model"
+# Beside the webuis' 7860, so that both can run.
+_PORTS = range(7870, 7880)
 # The shell's convention for "ended by Ctrl-C".
 _INTERRUPTED = 130
 # What a LoRA's metadata says about itself, in this order; the rest is counted.
@@ -188,6 +190,15 @@ def check_port(port: int) -> None:
             ) from error
 
 
+def free_port() -> int:
+    """A port that a page can be served on: one of ours if it is free, so that bookmarks live, else any."""
+    for port in (*_PORTS, 0):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise HostError("There is no free port on this machine.", todo="Choose one with --port.")
+
+
 def _demo(options: argparse.Namespace) -> int:
     check_demo(options)
     model = (options.model or BASE_MODEL).resolve()
@@ -197,9 +208,11 @@ def _demo(options: argparse.Namespace) -> int:
         output = (options.output or Path("out")).resolve()
         return demo.run(output, model=model, data_dir=options.data_dir)
     from .embedded import app
+    from .hosts.embedded import EmbeddedHost
 
-    data_dir = (options.data_dir or default_data_dir()).resolve()
-    return int(app.demo(model, data_dir, port=options.port, open_browser=not options.no_browser) or 0)
+    host = EmbeddedHost(model, (options.data_dir or default_data_dir()).resolve())
+    port = free_port() if options.port is None else options.port
+    return int(app.serve(host, port=port, open_browser=not options.no_browser) or 0)
 
 
 # ------------------------------------------------------------------------------------------------ trainings

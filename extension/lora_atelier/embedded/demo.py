@@ -177,7 +177,9 @@ def host_painter(info: ModelInfo, work: Path, name: str) -> Painter:
         pictures, notes = host.draw(request, parsed[0].calls)
         if notes:
             raise HostError(
-                "The pictures were made without the new LoRA.", why="{said}", said=" ".join(str(n) for n in notes)
+                "The pictures were made without the new LoRA.",
+                why="{reason}.",
+                reason=" ".join(str(note) for note in notes).rstrip("."),
             )
         return pictures
 
