@@ -153,6 +153,15 @@ def test_a_second_training_has_to_wait_and_can_be_started_later(jobs, form):
         jobs.stop(waiting)
 
 
+def test_a_training_that_can_not_be_started_leaves_no_run_behind(form, tmp_path):
+    jobs = Jobs(tmp_path / "data", command=["/no/such/python"])
+
+    with pytest.raises(JobError, match="could not be started"):
+        jobs.submit(form)
+
+    assert jobs.list() == []
+
+
 def test_a_failed_run_says_why_and_can_be_resumed(jobs, form):
     run = jobs.create(form)
     (run.path / "behave").write_text("fail")

@@ -305,7 +305,12 @@ class Jobs:
             if self._command is None:
                 trainer_python()
             run = self.create(form)
-            self.start(run)
+            try:
+                self.start(run)
+            except ExtensionError:
+                # Nobody asked for a run that waits; without this its name would count as taken.
+                shutil.rmtree(run.path, ignore_errors=True)
+                raise
         return run
 
     def start(self, run: RunDir) -> None:
