@@ -73,7 +73,7 @@ def train(plan: Plan, rank: int) -> None:
 
 
 @torch.no_grad()
-def whiten(vae: AutoencoderKL) -> None:
+def whiten(vae: AutoencoderKL, *, batches: int = 60) -> None:
     """Fold a change of basis into ``quant_conv`` and ``post_quant_conv`` so that the latents' four channels are
     uncorrelated, with mean 0 and, once scaled by ``SCALING_FACTOR``, variance 1. Pictures stay what they were.
     """
@@ -82,7 +82,7 @@ def whiten(vae: AutoencoderKL) -> None:
     latents = torch.cat(
         [
             vae.encode(pixels([world.random_scene(rng) for _ in range(16)]).to(device)).latent_dist.mean
-            for _ in range(60)
+            for _ in range(batches)
         ]
     )
     channels = latents.permute(1, 0, 2, 3).flatten(1).double()
