@@ -138,11 +138,20 @@ def test_a_request_that_cannot_be_done_says_why(tiny_model, changes, said):
         sample(tiny_model, request(**changes))
 
 
-def test_a_schedule_with_zero_terminal_snr_starts_in_pure_noise(tiny_model):
-    tiny_model.scheduler_config["rescale_betas_zero_snr"] = True
+@pytest.mark.parametrize("said", [{"rescale_betas_zero_snr": True}, {"timestep_spacing": "trailing"}], ids=str)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_model_made_to_start_in_pure_noise_is_started_there(tiny_model, sampler, said):
+    tiny_model.scheduler_config |= said
 
+    steps = scheduler(tiny_model, sampler)
+    steps.set_timesteps(4)
+
+    assert steps.timesteps[0] >= 998
+    assert sample(tiny_model, request(sampler=sampler))
+
+
+def test_ddim_without_a_word_from_the_model_leads_as_its_own_code_does(tiny_model):
     steps = scheduler(tiny_model, "DDIM")
     steps.set_timesteps(4)
 
-    assert steps.timesteps[0] == 999
-    assert steps.alphas_cumprod[-1] < 1e-6
+    assert steps.timesteps.tolist() == [751, 501, 251, 1]

@@ -89,8 +89,9 @@ def scheduler(model: Model, sampler: str) -> Any:
     module = __import__(f"diffusers.schedulers.{module_name}", fromlist=[class_name])
     cls = getattr(module, class_name)
     config = {**model.scheduler_config, **options}
-    if config.get("rescale_betas_zero_snr") and options["timestep_spacing"] == "leading":
-        # A schedule that ends in pure noise must be started there (Lin et al. 2023, section 3.4).
+    if config.get("rescale_betas_zero_snr") or model.scheduler_config.get("timestep_spacing") == "trailing":
+        # A schedule that ends in pure noise must be started there (Lin et al. 2023, section 3.4), and a model that
+        # says so itself was made for it.
         config["timestep_spacing"] = "trailing"
     known = inspect.signature(cls.__init__).parameters
     return cls.from_config({key: value for key, value in config.items() if key in known})
