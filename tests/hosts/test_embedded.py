@@ -142,6 +142,16 @@ def test_requests_from_several_threads_do_not_mix_their_loras(host, add):
     assert all((results[at] == expected[prompt]).all() for at, prompt in enumerate(prompts))
 
 
+def test_the_number_of_threads_is_what_it_was_before(host):
+    before = torch.get_num_threads()
+    seen = []
+
+    host.generate(request(), on_progress=lambda *_: seen.append(torch.get_num_threads()))
+
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == before
+
+
 def test_drawing_plainly_applies_loras_and_saves_nothing(host, add):
     add("a")
     asked = Txt2Img(prompts=["a cat", "a dog"], steps=2, width=64, height=64, seeds=(1, 2))

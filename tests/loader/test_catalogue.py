@@ -160,3 +160,32 @@ def test_hidden_and_temporary_files_are_not_listed(folder):
     (folder.path / "cat.safetensors.tmp").write_bytes(b"")
 
     assert Catalogue([folder.path]).list() == []
+
+
+def test_a_card_that_is_written_later_is_noticed(folder):
+    path = folder("cat.safetensors")
+    catalogue = Catalogue([folder.path])
+    assert catalogue.list()[0].trigger_words == ""
+
+    path.with_suffix(".json").write_text('{"activation text": "momo"}')
+
+    assert catalogue.list()[0].trigger_words == "momo"
+
+
+def test_a_link_to_a_folder_above_does_not_lead_round_for_ever(folder):
+    folder("cat.safetensors")
+    try:
+        (folder.path / "again").symlink_to(folder.path, target_is_directory=True)
+    except OSError:
+        pytest.skip("links are not allowed here")
+
+    assert [entry.name for entry in Catalogue([folder.path]).list()] == ["cat"]
+
+
+def test_a_name_that_was_found_once_is_found_again_without_looking_everywhere(folder, monkeypatch):
+    folder("cat.safetensors")
+    catalogue = Catalogue([folder.path])
+    first = catalogue.find("cat")
+    monkeypatch.setattr("os.walk", None)
+
+    assert catalogue.find("cat") is first

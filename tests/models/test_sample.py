@@ -155,3 +155,18 @@ def test_ddim_without_a_word_from_the_model_leads_as_its_own_code_does(tiny_mode
     steps.set_timesteps(4)
 
     assert steps.timesteps.tolist() == [751, 501, 251, 1]
+
+
+def test_numbers_that_overflow_are_said_and_the_picture_is_black(tiny_model):
+    tiny_model.unet.conv_out.bias.fill_(float("nan"))
+    said = []
+
+    picture = sample(tiny_model, request(), on_problem=said.append)[0]
+
+    assert pixels(picture).max() == 0
+    assert "numbers overflowed in float32" in str(said[0])
+
+
+@pytest.mark.parametrize("size", [(72, 64), (64, 88), (200, 104)])
+def test_sizes_need_only_be_multiples_of_eight(tiny_model, size):
+    assert sample(tiny_model, request(width=size[0], height=size[1]))[0].size == size

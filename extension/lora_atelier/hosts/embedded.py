@@ -210,8 +210,9 @@ class EmbeddedHost:
             for batch in range(request.batch_count):
                 seeds = [(seed + batch * request.batch_size + at) % _SEEDS for at in range(request.batch_size)]
                 txt2img = _txt2img(request, prompt.text, negative.text, seeds)
+                on_step = self._progress(on_progress, batch, request.batch_count)
                 try:
-                    images = sample(model, txt2img, on_step=self._progress(on_progress, batch, request.batch_count))
+                    images = sample(model, txt2img, on_step=on_step, on_problem=comments.append)
                 except SamplingCancelledError:
                     count = len(result.images)
                     total = request.batch_size * request.batch_count

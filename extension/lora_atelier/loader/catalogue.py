@@ -64,12 +64,17 @@ class Catalogue:
     def __init__(self, dirs: Iterable[Path]) -> None:
         self.dirs = tuple(Path(folder) for folder in dirs)
         self._lock = threading.Lock()
+        # What was read last, by the version of the file that it was read from: header and cards.
         self._headers: dict[Identity, tuple[Mapping[str, str], Message | None]] = {}
+        self._cards: dict[Identity, Mapping[str, Any]] = {}
+        self._last: Mapping[str, Entry] = {}
 
     def list(self) -> Sequence[Entry]:
         """Return all entries as the folders are now, sorted by name. Folders that do not exist are empty."""
         with self._lock:
-            return self._scan()
+            entries = self._scan()
+            self._last = {entry.name: entry for entry in entries}
+            return entries
 
     def find(self, name: str) -> Entry:
         """Return the entry that a prompt's name means: a file's name, else the name inside a file.
@@ -77,6 +82,9 @@ class Catalogue:
         Unicode's two ways to write the same letters count as one; upper and lower case only where nothing fits
         exactly. Raises AdapterNotFoundError, which offers the nearest name.
         """
+        known = self._last.get(name)
+        if known is not None and _is_still(known.identity):
+            return known
         entries = self.list()
         wanted = _plain(name)
         for same in (str, str.casefold):
@@ -115,6 +123,7 @@ class Catalogue:
     def _scan(self) -> Sequence[Entry]:
         entries: list[Entry] = []
         headers: dict[Identity, tuple[Mapping[str, str], Message | None]] = {}
+        cards: dict[Identity, Mapping[str, Any]] = {}
         taken: set[str] = set()
         for folder in self.dirs:
             for path, siblings in _files(folder):
@@ -131,9 +140,29 @@ class Catalogue:
                     if _plain(name) in taken:
                         continue
                 taken.add(_plain(name))
-                entries.append(_entry(name, path, identity, header, siblings))
-        self._headers = headers
+                card = self._card(path.with_suffix(".json"), siblings, cards)
+                civitai = self._card(path.with_suffix(".civitai.info"), siblings, cards)
+                entries.append(_entry(name, path, identity, header, siblings, card, civitai))
+        self._headers, self._cards = headers, cards
         return sorted(_without_double_aliases(entries), key=lambda entry: (entry.name.casefold(), entry.name))
+
+    def _card(self, path: Path, siblings: set[str], cards: dict[Identity, Mapping[str, Any]]) -> Mapping[str, Any]:
+        """The content of a card, read again only if it changed; ``cards`` takes it for the next time."""
+        if path.name not in siblings:
+            return {}
+        try:
+            identity = identify(path)
+        except OSError:
+            return {}
+        cards[identity] = self._cards[identity] if identity in self._cards else _json(path)
+        return cards[identity]
+
+
+def _is_still(identity: Identity) -> bool:
+    try:
+        return identify(Path(identity.path)) == identity
+    except OSError:
+        return False
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
@@ -155,7 +184,14 @@ def _plain(name: str) -> str:
 
 def _files(folder: Path) -> Iterator[tuple[Path, set[str]]]:
     """Every adapter file below a folder, in a fixed order, with the names of the files beside it."""
+    seen: set[str] = set()
     for where, folders, names in os.walk(folder, followlinks=True):
+        # A link to a folder above would lead round for ever.
+        real = os.path.realpath(where)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders.sort()
         siblings = set(names)
         for name in sorted(names):
@@ -178,10 +214,10 @@ def _entry(
     identity: Identity,
     header: tuple[Mapping[str, str], Message | None],
     siblings: set[str],
+    card: Mapping[str, Any],
+    civitai: Mapping[str, Any],
 ) -> Entry:
     metadata, problem = header
-    card = _json(path.with_suffix(".json")) if f"{path.stem}.json" in siblings else {}
-    civitai = _json(path.with_suffix(".civitai.info")) if f"{path.stem}.civitai.info" in siblings else {}
     alias = metadata.get("ss_output_name", "")
     words = civitai.get("trainedWords")
     return Entry(

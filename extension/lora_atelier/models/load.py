@@ -113,7 +113,8 @@ class Model:
         if self.info.family == "sdxl":
             # Podell et al. 2023, SDXL, section 2.2: original size, crop corner, target size, each (height, width).
             width, height = size
-            ids = torch.tensor([height, width, 0, 0, height, width], device=latents.device, dtype=latents.dtype)
+            # In float32: half precision rounds a side like 1000.
+            ids = torch.tensor([height, width, 0, 0, height, width], device=latents.device, dtype=torch.float32)
             added = {"text_embeds": text.pooled, "time_ids": ids.expand(latents.shape[0], -1)}
         return self.unet(
             latents, timesteps, encoder_hidden_states=text.context, added_cond_kwargs=added, return_dict=False

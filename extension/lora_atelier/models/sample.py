@@ -98,12 +98,19 @@ def scheduler(model: Model, sampler: str) -> Any:
 
 
 @torch.no_grad()
-def sample(model: Model, request: Txt2Img, *, on_step: OnStep | None = None) -> list[Image.Image]:
+def sample(
+    model: Model,
+    request: Txt2Img,
+    *,
+    on_step: OnStep | None = None,
+    on_problem: Callable[[Message], object] | None = None,
+) -> list[Image.Image]:
     """Return the pictures, one for each seed.
 
     The noise of a picture depends on its seed alone and is drawn on the CPU, so that it is the same in any batch and
     on any device; torch's global random state is not touched. ``on_step(step, steps)`` is called after each step and
-    may raise ``SamplingCancelledError``. Raises HostError for a request that can't be done.
+    may raise ``SamplingCancelledError``; ``on_problem`` is told if a picture came out black because the model's numbers
+    overflowed. Raises HostError for a request that can't be done.
     """
     problem = request.problem()
     if problem:
@@ -112,7 +119,15 @@ def sample(model: Model, request: Txt2Img, *, on_step: OnStep | None = None) -> 
     latents = _sample_latents(model, request, on_step)
     batch = max(1, _DECODE_PIXELS // (request.width * request.height))
     pixels = torch.cat([model.decode(part) for part in latents.split(batch)])
-    return [_image(picture) for picture in pixels]
+    if on_problem is not None and not torch.isfinite(pixels).all():
+        on_problem(
+            message(
+                "A picture came out black: numbers overflowed in {precision}. Lower the weight of its LoRAs or the CFG "
+                "scale, or use float32.",
+                precision=str(model.unet.dtype).removeprefix("torch."),
+            )
+        )
+    return [_image(picture) for picture in pixels.nan_to_num(0.0)]
 
 
 def _sample_latents(model: Model, request: Txt2Img, on_step: OnStep | None) -> Tensor:

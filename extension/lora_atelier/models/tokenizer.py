@@ -61,7 +61,7 @@ def from_folder(folder: Path, length: int = 77) -> ClipTokenizer | None:
         if not isinstance(words, dict) or any(word not in words for pair in pairs for word in (*pair, "".join(pair))):
             raise ValueError("the word list and the merges do not belong together")
         pad = _pad_token(folder)
-        return _build(words, pairs, pad=words.get(pad, words[_END]), length=length)
+        return _build(words, pairs, pad=words[pad] if pad in words else words[_END], length=length)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             "The tokenizer in {path} can't be read.",
