@@ -1,6 +1,8 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 from lora_atelier.locking import FileLock, holder, is_locked
@@ -44,3 +46,29 @@ def test_a_lock_that_was_released_can_be_taken_again(tmp_path):
 def test_a_file_that_does_not_exist_is_not_locked_and_is_not_made(tmp_path):
     assert not is_locked(tmp_path / "lock")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_asking_whether_it_is_locked_never_keeps_anyone_from_taking_it(tmp_path):
+    path = tmp_path / "lock"
+    path.touch()
+    asking = threading.Event()
+
+    def ask():
+        while not asking.is_set():
+            is_locked(path)
+            time.sleep(0.001)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    taken = []
+    for _ in range(50):
+        lock = FileLock(path)
+        taken.append(lock.acquire())
+        lock.release()
+    asking.set()
+    for thread in threads:
+        thread.join()
+
+    # Two threads that ask a thousand times a second are far worse than any page.
+    assert sum(taken) >= 45

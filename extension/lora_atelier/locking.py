@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import IO
 
 # The locked byte lies far behind the file's content, so that Windows, whose locks forbid reading, still lets
 # anyone read what the holder wrote into the file.
 _LOCKED_BYTE = 1 << 30
+_ATTEMPTS = 5
+_PAUSE_S = 0.02
 
 
 class FileLock:
@@ -20,14 +23,12 @@ class FileLock:
         self._file: IO[bytes] | None = None
 
     def acquire(self) -> bool:
-        """Take the lock and return True, or return False at once if another process or object holds it."""
+        """Take the lock and return True, or return False if another process or object holds it."""
         if self._file is not None:
             return True
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = self.path.open("ab")
-        try:
-            _lock(file)
-        except OSError:
+        if not _lock_soon(file):
             file.close()
             return False
         file.truncate(0)
@@ -65,6 +66,17 @@ def holder(path: Path) -> int | None:
         return int(path.read_bytes().decode("ascii"))
     except (OSError, ValueError):
         return None
+
+
+def _lock_soon(file: IO[bytes]) -> bool:
+    # Whoever asks ``is_locked`` holds the lock for an instant, and a page asks every second.
+    for _ in range(_ATTEMPTS):
+        try:
+            _lock(file)
+            return True
+        except OSError:
+            time.sleep(_PAUSE_S)
+    return False
 
 
 if sys.platform == "win32":

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.torchfree
 def run(jobs, form):
     made = jobs.create(form)
     yield made
-    process.terminate(made)
+    process.terminate(made, force=True)
 
 
 def behave(run, how):
@@ -54,7 +54,9 @@ def test_a_trainer_that_does_not_stop_is_ended(jobs, run):
 
     process.stop(run, timeout_s=0.3)
 
+    # It ignores the polite signal too, as one that hangs would.
     assert wait_for(jobs, run, "stopped").step == 3
+    assert not locking.is_locked(run.lock_path)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")

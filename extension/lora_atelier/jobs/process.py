@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -77,7 +78,8 @@ def has_exited(run: RunDir) -> bool:
 
 
 def stop(run: RunDir, *, timeout_s: float = STOP_TIMEOUT_S) -> None:
-    """Ask the trainer to keep its state and end; one that still runs after ``timeout_s`` is terminated.
+    """Ask the trainer to keep its state and end; one that still runs after ``timeout_s`` is terminated, and
+    killed after as long again.
 
     Returns at once. Raises OSError when the stop file can't be written.
     """
@@ -86,26 +88,29 @@ def stop(run: RunDir, *, timeout_s: float = STOP_TIMEOUT_S) -> None:
 
 
 def _end(run: RunDir, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if has_exited(run) or (not is_alive(run) and run.path not in _children):
+    # First politely: a trainer that waits for something may still keep its state.
+    for force in (False, True):
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if has_exited(run) or (not is_alive(run) and run.path not in _children):
+                return
+            time.sleep(0.2)
+        # A file that is gone means that the run was resumed in the meantime: then it is not ours to end.
+        if not run.stop_path.exists():
             return
-        time.sleep(0.2)
-    # A file that is gone means that the run was resumed in the meantime: then it is not ours to end.
-    if run.stop_path.exists():
-        terminate(run)
+        terminate(run, force=force)
 
 
-def terminate(run: RunDir) -> None:
-    """End the trainer now; its last complete state stays. Does nothing if there is none."""
+def terminate(run: RunDir, *, force: bool = False) -> None:
+    """Tell the trainer to end, or with ``force`` end it; its last complete state stays. Harmless if there is none."""
+    # Windows knows only the second way.
+    number = getattr(signal, "SIGKILL", signal.SIGTERM) if force else signal.SIGTERM
     child = _children.get(run.path)
     if child is not None and child.poll() is None:
-        child.terminate()
+        child.send_signal(number)
         return
     pid = locking.holder(run.lock_path)
     # Read the number first: it is its holder's only if the lock is still held afterwards.
     if pid is not None and is_alive(run):
-        try:
-            os.kill(pid, signal.SIGTERM)
-        except OSError:
-            return
+        with contextlib.suppress(OSError):
+            os.kill(pid, number)
