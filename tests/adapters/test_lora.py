@@ -74,6 +74,7 @@ def test_a_kind_that_only_looks_like_lora_is_not_taken_for_one(extra):
     [
         {"lora_down.weight": torch.ones(2, 4)},
         {"lora_down.weight": torch.ones(2, 4), "lora_up.weight": torch.ones(6, 3)},
+        {"lora_down.weight": torch.ones(0, 4), "lora_up.weight": torch.ones(6, 0)},
         {"lora_down.weight": torch.ones(()), "lora_up.weight": torch.ones(6, 3)},
         {},
     ],

@@ -44,7 +44,7 @@ class LoraAdapter:
         if not weights.keys() >= _KEYS or weights.keys() - _KEYS - {"alpha"}:
             return None
         down, up = weights["lora_down.weight"], weights["lora_up.weight"]
-        if down.ndim < 2 or up.ndim < 2 or math.prod(up.shape[1:]) != down.shape[0]:
+        if down.ndim < 2 or up.ndim < 2 or not math.prod(up.shape[1:]) == down.shape[0] > 0:
             return None
         # A kohya file without alpha means alpha = rank, i.e. scale 1.
         return cls(down, up, alpha=float(weights["alpha"]) if "alpha" in weights else float(down.shape[0]))
