@@ -216,6 +216,17 @@ def test_five_thousand_pictures_are_planned_at_once(jobs, form, tmp_path):
     assert str(proposal.plan.sentence()[0]).startswith("5000 pictures")
 
 
+def test_kohyas_numbered_folders_are_counted(jobs, form, tmp_path):
+    draw_pictures(tmp_path / "set" / "10_momo", 3)
+    draw_pictures(tmp_path / "set" / "5_momo side", 2)
+
+    assert jobs.propose(change(form, pictures=tmp_path / "set")).pictures == 5
+
+
+def test_the_trainer_takes_the_same_files_for_pictures():
+    assert service.PICTURE_SUFFIXES == pytest.importorskip("lora_atelier.datasets.items").PICTURE_SUFFIXES
+
+
 def test_settings_written_as_files_become_a_run(jobs, form, tmp_path):
     config = config_files.read(jobs.create(form).path)
 

@@ -5,6 +5,7 @@ import pytest
 from lora_atelier.hosts.base import Checkpoint
 from lora_atelier.loader.catalogue import Catalogue
 from lora_atelier.models.detect import inspect
+from lora_atelier.rights import signals
 from lora_atelier.web.services import services
 
 from tests.jobs.fakes import write_model_headers
@@ -27,6 +28,7 @@ def test_a_host_gives_its_folders_and_its_usable_models_the_chosen_one_first(tmp
 
     assert made.base_models() == [chosen, first]
     assert made.jobs.lora_dir == tmp_path / "loras"
+    assert made.uploads.refusal is signals.refusal
     assert made.uploads.folder == tmp_path / "data" / "uploads"
     assert made.regularisation(chosen) is None
     assert isinstance(made.jobs.data_dir, Path)

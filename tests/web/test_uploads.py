@@ -50,6 +50,14 @@ def test_a_picture_and_its_caption_are_kept(uploads, upload):
     assert (picture.caption, picture.refused, picture.problems) == ("momo, red", False, ())
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp932"])
+def test_a_caption_is_understood_as_japanese_windows_programs_save_it(uploads, upload, encoding):
+    take(uploads, upload, "a.png", png())
+    take(uploads, upload, "a.txt", "もも、赤い服".encode(encoding))
+
+    assert uploads.get(upload).picture("a.png").caption == "もも、赤い服"
+
+
 def test_a_text_named_png_and_a_cut_picture_are_left_out_with_a_sentence(uploads, upload):
     for name, data in (("text.png", b"hello"), ("cut.png", png()[:60])):
         (picture,) = take(uploads, upload, name, data).pictures

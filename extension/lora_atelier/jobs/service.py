@@ -407,9 +407,15 @@ def free_bytes(folder: Path) -> int:
 
 
 def count_pictures(folder: Path) -> int:
-    """How many picture files lie in ``folder``, told by their endings alone. Raises OSError."""
+    """How many picture files lie in ``folder``, or else in kohya's numbered folders (``10_momo``) inside it.
+
+    Told by their endings alone. Raises OSError.
+    """
     with os.scandir(folder) as entries:
-        return sum(Path(entry.name).suffix.lower() in PICTURE_SUFFIXES for entry in entries)
+        listed = list(entries)
+    count = sum(Path(entry.name).suffix.lower() in PICTURE_SUFFIXES for entry in listed)
+    numbered = [Path(entry.path) for entry in listed if entry.is_dir() and re.fullmatch(r"\d+_.+", entry.name)]
+    return count or sum(count_pictures(each) for each in numbered)
 
 
 def _run_id(name: str) -> str:

@@ -427,6 +427,10 @@ def _add_loras(api: APIRouter, services: Services) -> None:
     @api.get("/loras/{name:path}/preview")
     def preview(name: str) -> Response:
         entry = services.catalogue.find(name)
+        if entry.preview is None or not entry.preview.is_file():
+            # ``find`` knows what was listed last; a card may have come since.
+            services.catalogue.list()
+            entry = services.catalogue.find(name)
         if entry.preview is None:
             raise RefusedError(404, JobError("“{name}” has no preview picture.", name=name))
         return FileResponse(entry.preview, headers=_HEADERS)

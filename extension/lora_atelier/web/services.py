@@ -10,8 +10,9 @@ from ..hosts.base import Host
 from ..jobs.service import Jobs
 from ..loader.catalogue import Catalogue
 from ..models.detect import ModelInfo
+from ..rights import signals
 from .access import Access
-from .uploads import Refusal, Uploads
+from .uploads import Uploads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +34,12 @@ def services(
     host: Host,
     *,
     access: Access | None = None,
-    refusal: Refusal | None = None,
     regularisation: Callable[[ModelInfo], Path | None] | None = None,
 ) -> Services:
-    """The services of one host: its data folder, LoRA folders and base models, the chosen model first."""
+    """The services of one host: its data folder, LoRA folders and base models, the chosen model first.
+
+    Pictures that carry a data-mining prohibition are shown as refused, by the rule that the trainer's gate has.
+    """
 
     def base_models() -> list[ModelInfo]:
         usable = [checkpoint.info for checkpoint in host.checkpoints() if checkpoint.info is not None]
@@ -44,7 +47,7 @@ def services(
 
     return Services(
         jobs=Jobs(host.data_dir, host.lora_dirs()[0]),
-        uploads=Uploads(host.data_dir / "uploads", refusal),
+        uploads=Uploads(host.data_dir / "uploads", signals.refusal),
         catalogue=host.catalogue,
         base_models=base_models,
         access=access or Access(),

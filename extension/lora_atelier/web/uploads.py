@@ -25,6 +25,7 @@ from typing import IO, Any
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .. import atomic
+from ..datasets.captions import decode, read_caption
 from ..errors import DataError, ExtensionError, Message, message
 from ..jobs.names import fresh_name
 from ..jobs.service import PICTURE_SUFFIXES, free_bytes
@@ -112,7 +113,7 @@ class PictureFolder:
             name=name,
             width=known["width"],
             height=known["height"],
-            caption=read_caption(path),
+            caption=read_caption(path, ".txt") or "",
             problems=tuple(Message.from_json(said) for said in known["problems"]),
             refused=known["refused"],
         )
@@ -285,15 +286,6 @@ def plain_file_name(filename: str) -> str:
     return (stem.rstrip(" .") or "picture") + suffix[:20]
 
 
-def read_caption(picture: Path) -> str:
-    """The text in the .txt beside a picture; empty where there is none."""
-    try:
-        with picture.with_suffix(".txt").open("rb") as file:
-            return file.read(_CAPTION_BYTES).decode("utf-8-sig", errors="replace").strip()
-    except OSError:
-        return ""
-
-
 # ----------------------------------------------------------------------------------------------- receiving
 
 
@@ -323,8 +315,7 @@ def _take_caption(folder: PictureFolder, name: str, stream: IO[bytes]) -> Receiv
     data = stream.read(_CAPTION_BYTES + 1)
     if len(data) > _CAPTION_BYTES or b"\0" in data:
         return Received(problems=(message("“{name}” is no caption; it was left out.", name=name),))
-    text = data.decode("utf-8-sig", errors="replace")
-    atomic.write_text(folder.source / Path(name).with_suffix(".txt").name, text)
+    atomic.write_text(folder.source / Path(name).with_suffix(".txt").name, decode(data))
     return Received(captions=1)
 
 
