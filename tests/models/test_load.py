@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -143,11 +145,14 @@ def test_a_checkpoint_that_lacks_weights_or_has_odd_ones_is_refused(tmp_path, ti
     missing = {name: tensor for name, tensor in tensors.items() if name != key}
     file.write(tmp_path / "missing.safetensors", missing, {})
     file.write(tmp_path / "odd.safetensors", {**tensors, key: torch.zeros(3, 3)}, {})
+    file.write(tmp_path / "int8.safetensors", {**tensors, key: tensors[key].to(torch.int8)}, {})
 
     with pytest.raises(ModelError, match="1 weights of its unet are missing"):
         load.load(tmp_path / "missing.safetensors")
     with pytest.raises(ModelError, match=r"has the shape \(3, 3\)"):
         load.load(tmp_path / "odd.safetensors")
+    with pytest.raises(ModelError, match="weights are quantised"):
+        load.load(tmp_path / "int8.safetensors")
 
 
 def test_a_file_that_shrinks_after_it_was_inspected_is_said_in_a_sentence(tmp_path, tiny_architecture):
@@ -180,3 +185,26 @@ def test_latents_are_scaled_on_the_way_in_and_out(tiny_model):
     pictures = tiny_model.decode(mean)
     expected = (tiny_model.vae.decode(raw.mean).sample / 2 + 0.5).clamp(0, 1)
     assert torch.allclose(pictures, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="the peak is read with getrusage")
+def test_a_checkpoint_of_the_real_size_needs_its_own_size_of_memory(tmp_path):
+    """2.1 GB on disk as SD1.5's float16 file: the peak is the file, what the imports take, and little else."""
+    tensors, _ = checkpoint_tensors("sd1")
+    path = tmp_path / "full.safetensors"
+    file.write(path, tensors, {})
+    del tensors
+    program = (
+        "import resource, sys, torch\n"
+        "from lora_atelier.models import load\n"
+        "load.empty_unet({}), load.empty_text_encoder({}, with_projection=False)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "load.load(sys.argv[1], dtype=torch.float16)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
+
+    grown_bytes = int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
+    assert grown_bytes < path.stat().st_size * 1.1

@@ -237,6 +237,15 @@ def _fill(module: nn.Module, source: _Source, part: str, dtype: torch.dtype, dev
                     got=str(tuple(tensor.shape)),
                     expected=str(tuple(parameter.shape)),
                 )
+            if not tensor.is_floating_point():
+                raise ModelError(
+                    "{path} can't be used.",
+                    why="Its weights are quantised ({key} is stored as {dtype}).",
+                    todo="Choose a version of this model in float16, bfloat16, float8 or float32.",
+                    path=str(source.info.path),
+                    key=key,
+                    dtype=str(tensor.dtype).removeprefix("torch."),
+                )
             # 1x1 convolutions and linear layers hold the same numbers under different shapes.
             tensor = tensor.reshape(parameter.shape).to(device, dtype)
             setattr(owner, name, nn.Parameter(tensor, requires_grad=False))
