@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "prompt": {"errors"},
     "adapters": CONTRACT,
     "models": CONTRACT,
-    "datasets": CONTRACT | {"rights"},
+    "datasets": CONTRACT,
     "rights": CONTRACT | {"datasets"},
     "engines": CONTRACT | {"datasets", "adapters", "models"},
     "loader": CONTRACT | {"adapters", "models", "rights"},

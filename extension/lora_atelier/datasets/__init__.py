@@ -1,0 +1,1 @@
+"""Folders of pictures -> items, captions and buckets."""

@@ -1,0 +1,1 @@
+"""Which pictures may be trained on, and the record of it."""

@@ -1,0 +1,87 @@
+"""Which pictures a step sees: a pure function of the seed and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from . import noise
+
+
+@dataclass(frozen=True)
+class Place:
+    """One picture in a batch: its index in the run's list, whether mirrored, whether without its caption."""
+
+    index: int
+    mirrored: bool = False
+    without_caption: bool = False
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the plan must know of a picture: its bucket, how often an epoch shows it, and its two chances."""
+
+    bucket: tuple[int, int]
+    repeats: int = 1
+    mirror_rate: float = 0.0
+    caption_dropout_rate: float = 0.0
+
+
+@dataclass
+class BatchPlan:
+    """Batches of one bucket each. An epoch shows every picture as often as it repeats, in an order of its own."""
+
+    sights: Sequence[Sight]
+    batch_size: int
+    seed: int
+    _epochs: dict[int, list[list[int]]] = field(default_factory=dict, repr=False)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """The number of batches; short ones, where a bucket does not divide, count as well."""
+        return sum(-(-count // self.batch_size) for count in self._counts().values())
+
+    def batch(self, number: int) -> list[Place]:
+        """The places of batch ``number``, counted from 0 over all epochs."""
+        epoch, index = divmod(number, self.batches_per_epoch)
+        return [self._place(i, number, at) for at, i in enumerate(self._epoch(epoch)[index])]
+
+    def _place(self, index: int, number: int, at: int) -> Place:
+        sight, draw = self.sights[index], noise.rng(self.seed, "place", number, at)
+        return Place(index, draw.random() < sight.mirror_rate, draw.random() < sight.caption_dropout_rate)
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        if epoch not in self._epochs:
+            # A run goes forward: only the epoch it is in is kept.
+            self._epochs = {epoch: self._shuffled(epoch)}
+        return self._epochs[epoch]
+
+    def _shuffled(self, epoch: int) -> list[list[int]]:
+        draw = noise.rng(self.seed, "epoch", epoch)
+        by_bucket: dict[tuple[int, int], list[int]] = {}
+        for index, sight in enumerate(self.sights):
+            by_bucket.setdefault(sight.bucket, []).extend([index] * sight.repeats)
+        batches = []
+        for bucket in sorted(by_bucket):
+            members = by_bucket[bucket]
+            draw.shuffle(members)
+            batches += [members[at : at + self.batch_size] for at in range(0, len(members), self.batch_size)]
+        draw.shuffle(batches)
+        return batches
+
+    def _counts(self) -> Mapping[tuple[int, int], int]:
+        counts: dict[tuple[int, int], int] = {}
+        for sight in self.sights:
+            counts[sight.bucket] = counts.get(sight.bucket, 0) + sight.repeats
+        return counts
+
+
+def balanced_repeats(repeats: Sequence[int], is_reg: Sequence[bool]) -> list[int]:
+    """Repeats under which an epoch shows about as many regularisation pictures as others, as sd-scripts does.
+
+    Regularisation pictures keep at least one showing each, so that none is read in vain.
+    """
+    shown = sum(count for count, reg in zip(repeats, is_reg, strict=True) if not reg)
+    reg_shown = sum(count for count, reg in zip(repeats, is_reg, strict=True) if reg)
+    factor = max(1, round(shown / reg_shown)) if reg_shown else 1
+    return [count * factor if reg else count for count, reg in zip(repeats, is_reg, strict=True)]

@@ -1,0 +1,117 @@
+"""Complete states to go on from, and adapter files: each appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from .. import atomic
+from ..errors import JobError
+from .network import LoraNetwork
+
+SCHEMA = 1
+LATEST = "latest"
+DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """How far a state is: steps made, seconds of training in all sittings, and where the loss stood."""
+
+    step: int = 0
+    train_seconds: float = 0.0
+    best_heldout: float | None = None
+
+
+def save_state(
+    states: Path, network: LoraNetwork, optimizer: torch.optim.Optimizer, progressed: Progressed, *, keep: int
+) -> str:
+    """Write ``states/step-000800``, then point ``states/latest`` at it; returns the folder's name.
+
+    Raises OSError (disk full); the states before are then as they were. Older states than ``keep`` are removed last.
+    """
+    name = f"step-{progressed.step:06d}"
+
+    def fill(folder: Path) -> None:
+        save_file(network.tensors(torch.float32), folder / "adapter.safetensors")
+        torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+        said = {
+            "schema": SCHEMA,
+            "step": progressed.step,
+            "train_seconds": progressed.train_seconds,
+            "best_heldout": progressed.best_heldout,
+        }
+        (folder / "state.json").write_text(json.dumps(said), encoding="utf-8")
+
+    atomic.write_folder(states / name, fill)
+    atomic.write_text(states / LATEST, name)
+    for old in sorted(states.glob("step-*"))[:-keep]:
+        if old.name != name:
+            shutil.rmtree(old, ignore_errors=True)
+    return name
+
+
+def latest_state(states: Path) -> Path | None:
+    """The folder that ``latest`` names; None where there is no state yet. Raises JobError if it is gone."""
+    try:
+        name = (states / LATEST).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return None
+    if not (states / name / "state.json").is_file():
+        raise JobError(
+            "The training can't go on.",
+            why="Its last state, {state}, is gone.",
+            todo="Start a new training with the same pictures.",
+            state=name,
+        )
+    return states / name
+
+
+def load_state(state: Path, network: LoraNetwork, optimizer: torch.optim.Optimizer) -> Progressed:
+    """Put a state into network and optimizer. Raises JobError if it does not fit the settings or is newer."""
+    said: dict[str, Any] = json.loads((state / "state.json").read_text(encoding="utf-8"))
+    if said["schema"] > SCHEMA:
+        raise JobError(
+            "The training can't go on.",
+            why="Its state was written by a newer version of LoRA Atelier.",
+            todo="Update the extension.",
+        )
+    try:
+        network.load(load_file(state / "adapter.safetensors"))
+        optimizer.load_state_dict(torch.load(state / "optimizer.pt", map_location="cpu", weights_only=True))
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise JobError(
+            "The training can't go on.",
+            why="Its state does not fit its settings: {reason}.",
+            todo="Undo the change of its config.toml, or start a new training.",
+            reason=str(error),
+        ) from error
+    return Progressed(int(said["step"]), float(said["train_seconds"]), said.get("best_heldout"))
+
+
+def fresh_path(folder: Path, stem: str, suffix: str = ".safetensors") -> Path:
+    """A path in ``folder`` that no file has: ``stem``, else ``stem-2``, ``stem-3`` …"""
+    path, number = folder / f"{stem}{suffix}", 2
+    while path.exists():
+        path, number = folder / f"{stem}-{number}{suffix}", number + 1
+    return path
+
+
+def write_card(adapter: Path, *, trigger: str, description: str, preview: Path | None) -> None:
+    """Put the card beside an adapter: A1111's user metadata as JSON, and a preview picture. Raises OSError."""
+    card: Mapping[str, Any] = {
+        "description": description,
+        "activation text": trigger,
+        "preferred weight": 0.8,
+        "notes": "",
+    }
+    atomic.write_text(adapter.with_suffix(".json"), json.dumps(card, ensure_ascii=False, indent=2) + "\n")
+    if preview is not None and preview.is_file():
+        atomic.write_bytes(adapter.with_suffix(".png"), preview.read_bytes())

@@ -1,0 +1,97 @@
+"""The adapter while it is trained: a low-rank branch beside each chosen layer of the frozen model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..config import NetworkConfig
+from . import noise
+
+
+class LoraBranch(nn.Module):
+    """``up(down(x)) * alpha / rank``, added to one frozen layer's output.
+
+    Shapes: linear down (r, i), up (o, r); convolution down (r, i, k, k), up (o, r, 1, 1). Source: Hu et al. 2021,
+    LoRA, eq. 3; ``down`` starts as PyTorch starts a linear layer, ``up`` as nothing, as in kohya's files.
+    """
+
+    def __init__(self, layer: nn.Module, rank: int, alpha: float, dropout: float, *, seed: int, name: str) -> None:
+        super().__init__()
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        self.alpha, self.scale, self.dropout = alpha, alpha / rank, dropout
+        out_features, *in_shape = weight.shape
+        bound = 1 / math.sqrt(math.prod(in_shape))
+        start = torch.empty(rank, *in_shape).uniform_(-bound, bound, generator=noise.generator(seed, "down", name))
+        ones = [1] * (weight.dim() - 2)
+        self.down = nn.Parameter(start.to(weight.device))
+        self.up = nn.Parameter(torch.zeros(out_features, rank, *ones, device=weight.device))
+        self._layer = [layer]  # in a list, so that the frozen layer is no submodule and never saved
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self._layer[0]
+        if isinstance(layer, nn.Conv2d):
+            out = nn.functional.conv2d(
+                x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups
+            )
+            inner = nn.functional.conv2d(x, self.down, None, layer.stride, layer.padding, layer.dilation)
+            return out + nn.functional.conv2d(self._dropped(inner) * self.scale, self.up)
+        assert isinstance(layer, nn.Linear)
+        out = nn.functional.linear(x, layer.weight, layer.bias)
+        inner = self._dropped(nn.functional.linear(x, self.down))
+        # One kernel for product, scale and sum.
+        rows = torch.addmm(out.flatten(0, -2), inner.flatten(0, -2), self.up.to(inner.dtype).T, alpha=self.scale)
+        return rows.view_as(out)
+
+    def _dropped(self, inner: Tensor) -> Tensor:
+        return nn.functional.dropout(inner, self.dropout, self.training) if self.dropout else inner
+
+
+class LoraNetwork(nn.Module):
+    """All branches of a run, by kohya's layer names; while attached, the layers answer with their branch added."""
+
+    def __init__(self, layers: Mapping[str, nn.Module], config: NetworkConfig, *, seed: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleDict()
+        for name, layer in layers.items():
+            is_spatial = isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)
+            rank, alpha = (config.conv_rank, config.conv_alpha) if is_spatial else (config.rank, config.alpha)
+            self.branches[name] = LoraBranch(layer, rank, alpha, config.dropout, seed=seed, name=name)
+        self._layers = dict(layers)
+
+    def attach(self) -> None:
+        """Let every layer answer through its branch."""
+        for name, layer in self._layers.items():
+            layer.forward = self.branches[name].forward  # type: ignore[method-assign]
+
+    def detach(self) -> None:
+        """Let every layer answer alone again."""
+        for layer in self._layers.values():
+            layer.__dict__.pop("forward", None)
+
+    def parameters_of(self, *prefixes: str) -> list[nn.Parameter]:
+        """The parameters of the branches whose layer name starts with one of ``prefixes``."""
+        return [p for name, branch in self.branches.items() if name.startswith(prefixes) for p in branch.parameters()]
+
+    def tensors(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The adapter file's content: kohya's keys, alpha as a scalar, all in ``dtype`` on the CPU."""
+        return {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in self._named()}
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the weights that ``tensors(torch.float32)`` gave. Raises KeyError if one is missing."""
+        for name, branch in self.branches.items():
+            assert isinstance(branch, LoraBranch)
+            branch.down.copy_(tensors[f"{name}.lora_down.weight"])
+            branch.up.copy_(tensors[f"{name}.lora_up.weight"])
+
+    def _named(self) -> Iterator[tuple[str, Tensor]]:
+        for name, branch in self.branches.items():
+            assert isinstance(branch, LoraBranch)
+            yield f"{name}.alpha", torch.tensor(branch.alpha)
+            yield f"{name}.lora_down.weight", branch.down
+            yield f"{name}.lora_up.weight", branch.up

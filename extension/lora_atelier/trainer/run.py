@@ -1,0 +1,195 @@
+"""One run from its directory to its adapter file, and every way it can end."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import config_files
+from ..config import TrainConfig
+from ..config_files import load_toml
+from ..errors import AlreadyRunningError, ExtensionError, JobError, Message, message
+from ..events import Appender, Event, Failed, Preparing, Stopped, Warned
+from ..locking import FileLock
+
+FINISHED, FAILED, STOPPED = 0, 1, 3
+
+
+@dataclass
+class Job:
+    """What ``job.toml`` says that is not a training setting."""
+
+    trigger: str = ""
+    whose: str = "mine"
+    goal: str = "character"
+
+    @classmethod
+    def read(cls, run_dir: Path) -> Job:
+        """The job of a run; one without ``job.toml`` (written by hand) has the defaults."""
+        path = run_dir / "job.toml"
+        said = load_toml(path) if path.exists() else {}
+        return cls(*(str(said.get(name, getattr(cls, name))) for name in ("trigger", "whose", "goal")))
+
+
+@dataclass
+class Run:
+    """The directory, what it asks for, and how it speaks and is spoken to."""
+
+    path: Path
+    config: TrainConfig
+    job: Job
+    events: Appender
+    began: float = field(default_factory=time.monotonic)
+    _asked_to_stop: threading.Event = field(default_factory=threading.Event)
+    _prepared: float = 0.0
+
+    def tell(self, event: Event) -> None:
+        """Report an event. A full disk must not end a run that could still save its state later."""
+        try:
+            self.events.add(event)
+        except OSError as error:
+            print(f"An event was lost: {error}", file=sys.stderr)
+
+    def warn(self, said: Message) -> None:
+        """Report something that does not end the run."""
+        print(f"Warning: {said}", flush=True)
+        self.tell(Warned(message=said.to_json()))
+
+    def preparing(self, stage: str, done: int = 0, total: int = 0) -> None:
+        """Report preparation, at most five times a second."""
+        now = time.monotonic()
+        if now - self._prepared > 0.2 or done in (0, total):
+            self._prepared = now
+            self.tell(Preparing(stage=stage, done=done, total=total))
+
+    def stop_requested(self) -> bool:
+        """Whether the file ``stop`` is there or a signal came."""
+        return self._asked_to_stop.is_set() or (self.path / "stop").exists()
+
+    def stop_on_signals(self) -> None:
+        """Let SIGTERM and Ctrl-C ask for a stop instead of ending the process at once."""
+        for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
+            number = getattr(signal, name, None)
+            if number is not None:
+                signal.signal(number, lambda *_: self._asked_to_stop.set())
+
+
+class StopRequestedError(Exception):
+    """Raised between preparations when the run is to stop before its first step."""
+
+
+def run(run_dir: Path) -> int:
+    """Train, or go on with, what ``run_dir`` describes; returns the exit status (see ``__main__``)."""
+    # Paths in the configuration were made absolute by whoever wrote them; ours must not depend on the folder we are in.
+    run_dir = run_dir.resolve()
+    lock = FileLock(run_dir / "lock")
+    if not lock.acquire():
+        print(AlreadyRunningError("This training is running already.", todo="Wait until it ends, or stop it."))
+        return FAILED
+    events = Appender(run_dir / "events.jsonl")
+    try:
+        config = config_files.read(run_dir)
+        problems = tuple(config.problems())
+        if problems:
+            from ..errors import ConfigError
+
+            raise ConfigError.from_problems(problems)
+        this = Run(run_dir, config, Job.read(run_dir), events)
+        this.stop_on_signals()
+        return _work(this)
+    except ExtensionError as error:
+        return _fail(events, error)
+    except MemoryError as error:
+        return _fail(events, _out_of_memory(error))
+    except Exception as error:  # the process's edge: whatever it is, the page must learn of it
+        traceback.print_exc()
+        return _fail(events, _unexpected(error, run_dir))
+    finally:
+        lock.release()
+
+
+def _work(this: Run) -> int:
+    from .session import Session
+
+    session = None
+    try:
+        session = Session.prepare(this)
+        finished = session.train()
+    except StopRequestedError:
+        this.tell(Stopped(step=session.loop.step if session else 0))
+        return STOPPED
+    return FINISHED if finished else STOPPED
+
+
+def _fail(events: Appender, error: ExtensionError) -> int:
+    print(f"Failed: {error}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a full disk: the log on the console is what is left
+        events.add(Failed(error=error.to_json()))
+    return FAILED
+
+
+def _unexpected(error: Exception, run_dir: Path) -> ExtensionError:
+    text = str(error) or type(error).__name__
+    if _is_out_of_memory(error, text):
+        return _out_of_memory(error)
+    if isinstance(error, OSError):
+        return JobError(
+            "The training can't read or write its files.",
+            why="{reason}.",
+            todo="Make room on the disk or allow writing there, then press Resume.",
+            reason=text,
+        )
+    return JobError(
+        "The training ended with an error that nobody foresaw.",
+        why="{kind}: {reason}.",
+        todo="Its log {log} holds the details; please report them.",
+        kind=type(error).__name__,
+        reason=text.splitlines()[0][:300],
+        log=str(run_dir / "log.txt"),
+    )
+
+
+def _is_out_of_memory(error: Exception, text: str) -> bool:
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text or "out of memory" in text
+
+
+def _out_of_memory(error: BaseException) -> ExtensionError:
+    return JobError(
+        "There is not enough memory for this training.",
+        why="{reason}.",
+        todo="Choose a smaller batch or resolution, turn gradient checkpointing on, or close other programs.",
+        reason=(str(error) or type(error).__name__).splitlines()[0][:200],
+    )
+
+
+def announce(this: Run, messages: list[Message] | tuple[Message, ...], *, most: int = 20) -> None:
+    """Warn of each message, and of how many more there are."""
+    for said in messages[:most]:
+        this.warn(said)
+    if len(messages) > most:
+        this.warn(message("… and {count} more pictures with problems.", count=len(messages) - most))
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held: resident on the CPU, plus what torch reserved on a GPU."""
+    peak = 0
+    try:
+        import resource
+
+        # Kilobytes on Linux, bytes on macOS.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    except ImportError:  # Windows
+        import psutil
+
+        info: Any = psutil.Process().memory_info()
+        peak = int(getattr(info, "peak_wset", info.rss))
+    import torch
+
+    return peak + (torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0)

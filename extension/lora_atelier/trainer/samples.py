@@ -1,0 +1,80 @@
+"""Pictures made during training, from the lines of a sample prompt file as sd-scripts reads it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..models import sample as sampling
+from ..models.load import Model
+
+_OPTION = re.compile(r"\s--(n|w|h|d|s|l|ss)\s+")
+_SAMPLERS = {
+    "ddim": "DDIM",
+    "euler": "Euler",
+    "k_euler": "Euler",
+    "euler_a": "Euler a",
+    "k_euler_a": "Euler a",
+    "heun": "Heun",
+    "dpmsolver++": "DPM++ 2M",
+    "dpmsolver": "DPM++ 2M",
+    "pndm": "PNDM",
+}
+
+
+@dataclass(frozen=True)
+class SamplePrompt:
+    """One line: the text and its options, with sd-scripts' defaults."""
+
+    text: str
+    negative: str = ""
+    width: int = 512
+    height: int = 512
+    seed: int = 1
+    steps: int = 30
+    cfg_scale: float = 7.5
+    sampler: str = "ddim"
+
+
+def parse(line: str, *, sampler: str = "ddim") -> SamplePrompt:
+    """Return what ``text --n negative --w 512 --h 512 --d seed --s steps --l cfg --ss sampler`` says.
+
+    A value that is no number is passed over, as sd-scripts does: a sample is never worth a run.
+    """
+    text, *rest = _OPTION.split(" " + line)
+    said = dict(zip(rest[::2], (value.strip() for value in rest[1::2]), strict=True))
+
+    def number(key: str, default: float) -> float:
+        try:
+            return float(said.get(key, default))
+        except ValueError:
+            return default
+
+    return SamplePrompt(
+        text=text.strip(),
+        negative=said.get("n", ""),
+        width=int(number("w", 512)),
+        height=int(number("h", 512)),
+        seed=int(number("d", 1)),
+        steps=int(number("s", 30)),
+        cfg_scale=number("l", 7.5),
+        sampler=said.get("ss", sampler),
+    )
+
+
+def draw(model: Model, prompt: SamplePrompt, path: Path) -> None:
+    """Make one picture with the model as it is and write it to ``path``. Raises HostError, OSError, RuntimeError."""
+    request = sampling.Txt2Img(
+        prompts=(prompt.text,),
+        negative_prompt=prompt.negative,
+        steps=prompt.steps,
+        sampler=_SAMPLERS.get(prompt.sampler, "DDIM"),
+        cfg_scale=prompt.cfg_scale,
+        width=prompt.width,
+        height=prompt.height,
+        seeds=(prompt.seed,),
+    )
+    (picture,) = sampling.sample(model, request)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)

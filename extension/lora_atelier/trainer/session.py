@@ -1,0 +1,393 @@
+"""A prepared run: model, pictures and network in place; trains them and keeps what comes out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ..adapters import file as adapter_file
+from ..config import DatasetConfig
+from ..datasets import buckets
+from ..datasets.items import Item, read_items
+from ..errors import DataError, ExtensionError, message
+from ..events import Finished, Sampled, Saved, Started, Stopped
+from ..models import detect
+from ..models import load as models
+from ..models.layers import target_layers, te_prefixes
+from ..models.load import Model, TextConditioning
+from ..models.sample import DEFAULT_SAMPLER, scheduler
+from ..rights import gate
+from . import checkpoint, noise, samples
+from .batches import BatchPlan, Sight, balanced_repeats
+from .checkpoint import Progressed
+from .conditions import LatentCache, captions_for, encode_captions, vae_key
+from .loop import Example, Loop, Trainee, validated
+from .metadata import metadata
+from .network import LoraNetwork
+from .run import Run, StopRequestedError, announce, peak_memory_bytes
+
+# How often, over the run, where the settings say "choose for me".
+_CHECKPOINTS, _SAMPLES, _MEASUREMENTS = 10, 5, 10
+_FEWEST_FOR_HOLDING_OUT = 8
+PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass
+class Pictures:
+    """What a run trains on and what it measures on; ``resolved`` says what each picture's bucket is."""
+
+    admitted: gate.Admitted
+    train: list[Item]
+    heldout: list[Item]
+    datasets: dict[Item, DatasetConfig]
+    warnings: tuple[Any, ...] = ()
+
+    def bucket(self, item: Item) -> tuple[int, int]:
+        return buckets.choose(item.width, item.height, self.datasets[item])
+
+    def open(self, item: Item) -> Image.Image:
+        """The admitted picture, fitted to its bucket. Raises RightsError if its file changed."""
+        return buckets.fit(self.admitted.open(item), self.bucket(item))
+
+
+class Session:
+    """A run between its preparation and its end."""
+
+    def __init__(self, this: Run, trainee: Trainee, pictures: Pictures, loop: Loop, heldout: list[Example]) -> None:
+        self.this, self.trainee, self.pictures, self.loop = this, trainee, pictures, loop
+        self.heldout = heldout
+        self.progressed = Progressed()
+        self.preview: Path | None = None
+        self._sat_down = time.monotonic()
+
+    # ------------------------------------------------------------------------------------------- preparing
+
+    @classmethod
+    def prepare(cls, this: Run) -> Session:
+        """Read pictures and model, fill the caches, build the network, and take up the last state if there is one."""
+        from accelerate import Accelerator
+
+        config = this.config
+        accelerator = Accelerator(mixed_precision=config.schedule.mixed_precision)
+        pictures = read_pictures(this)
+        this.tell(
+            Started(
+                steps=config.schedule.steps,
+                resumed_from=_step_of(checkpoint.latest_state(this.path / "state")),
+                pictures=len(pictures.train) + len(pictures.heldout),
+                device=str(accelerator.device),
+            )
+        )
+        announce(this, pictures.warnings)
+        this.preparing("model")
+        info = detect.inspect(Path(config.model.base_model))
+        if info.family == "toy":
+            # Its layers are too small to share: threads that wait for each other on busy cores cost ten times more.
+            torch.set_num_threads(1)
+        dtype = PRECISIONS[config.schedule.mixed_precision]
+        model = models.load(info, dtype=dtype, device=accelerator.device)
+        examples, heldout = _examples(this, model, pictures)
+        condition = _conditioner(this, model, [*examples, *heldout])
+        trainee = _trainee(this, model, accelerator, condition)
+        loop = Loop(
+            config=config,
+            trainee=trainee,
+            examples=examples,
+            plan=_plan(this, pictures, examples),
+            report=this.tell,
+            peak_memory=peak_memory_bytes,
+        )
+        session = cls(this, trainee, pictures, loop, heldout)
+        session.take_up()
+        return session
+
+    def take_up(self) -> None:
+        """Go on from the last complete state, if there is one."""
+        state = checkpoint.latest_state(self.this.path / "state")
+        if state is not None:
+            self.progressed = checkpoint.load_state(state, self.trainee.network, self.trainee.optimizer)
+            self.loop.step = self.progressed.step
+        pictures = sorted((self.this.path / "samples").glob("*.png"))
+        self.preview = pictures[-1] if pictures else None
+
+    # -------------------------------------------------------------------------------------------- training
+
+    def train(self) -> bool:
+        """Make all steps and write the adapter; returns False if the run was stopped before its end."""
+        self._sat_down = time.monotonic()
+        if self.loop.step == 0:
+            self._measure()
+            self._sample()
+        self.loop.run(until=self._after_step)
+        if self.loop.step < self.this.config.schedule.steps:
+            self._stop()
+            return False
+        self._finish()
+        return True
+
+    def _after_step(self, step: int) -> bool:
+        """Measure, sample and keep what is due; returns whether the run is to stop."""
+        config, last = self.this.config, self.this.config.schedule.steps
+        if step == last:
+            return False
+        if _is_due(step, config.validation.every_n_steps, last, _MEASUREMENTS):
+            self._measure()
+        if _is_due(step, config.sampling.every_n_steps, last, _SAMPLES):
+            self._sample()
+        if _is_due(step, config.output.save_every_n_steps, last, _CHECKPOINTS):
+            self._keep()
+        return self.this.stop_requested()
+
+    def _measure(self) -> None:
+        seed = self.this.config.validation.seed
+        self.this.tell(validated(self.trainee, self.heldout, seed=seed, step=self.loop.step))
+
+    def _sample(self) -> None:
+        """Make the sample pictures; a failing one is a warning, never the end."""
+        config, step = self.this.config, self.loop.step
+        self.trainee.network.eval()
+        for number, line in enumerate(config.sampling.prompts):
+            prompt = samples.parse(line, sampler=config.sampling.sampler)
+            name = f"step-{step:06d}-{number + 1:02d}.png"
+            path = self.this.path / "samples" / name
+            try:
+                samples.draw(self.trainee.model, prompt, path)
+            except (ExtensionError, OSError, RuntimeError) as error:
+                self.this.warn(message("A sample picture failed: {reason}.", reason=str(error).rstrip(".")))
+                continue
+            self.preview = path if number == 0 else self.preview
+            self.this.tell(Sampled(step=step, file=name, prompt=prompt.text, seed=prompt.seed))
+        self.trainee.network.train()
+
+    def _keep(self) -> bool:
+        """Write state and adapter of this step; a full disk is a warning, and the next checkpoint tries again."""
+        step = self.loop.step
+        try:
+            state = checkpoint.save_state(
+                self.this.path / "state",
+                self.trainee.network,
+                self.trainee.optimizer,
+                self._progress(),
+                keep=self.this.config.output.keep_states,
+            )
+            name = f"{self.this.config.output.name}-s{step:06d}.safetensors"
+            self._write_adapter(self.this.path / "checkpoints" / name)
+        except OSError as error:
+            self.this.warn(
+                message(
+                    "The checkpoint of step {step} could not be kept: {reason}. Make room; the last one is good.",
+                    step=step,
+                    reason=error.strerror or str(error),
+                )
+            )
+            return False
+        self.this.tell(Saved(step=step, file=name, state=state))
+        return True
+
+    def _stop(self) -> None:
+        self._keep()
+        self.this.tell(Stopped(step=self.loop.step))
+        print(f"Stopped at step {self.loop.step}.", flush=True)
+
+    def _finish(self) -> None:
+        """Write the final state, measure, sample, and put adapter and card into the LoRA folder."""
+        # The state first: if the LoRA folder can't be written, nothing has to be trained again.
+        self._keep()
+        train_seconds = self._progress().train_seconds
+        self._measure()
+        self._sample()
+        output = self.this.config.output
+        path = checkpoint.fresh_path(Path(output.folder), output.name)
+        model_hash = self._write_adapter(path)
+        try:
+            checkpoint.write_card(
+                path,
+                trigger=self.this.job.trigger,
+                description="LoRA Atelier",
+                preview=self.preview,
+            )
+        except OSError as error:
+            self.this.warn(message("The card of the LoRA could not be written: {reason}.", reason=str(error)))
+        self.this.tell(
+            Finished(
+                step=self.loop.step,
+                file=str(path),
+                model_hash=model_hash,
+                seconds=time.monotonic() - self.this.began,
+                train_seconds=train_seconds,
+                peak_memory_bytes=peak_memory_bytes(),
+            )
+        )
+        print(f"Finished: {path}", flush=True)
+
+    def _progress(self) -> Progressed:
+        sat = time.monotonic() - self._sat_down
+        return Progressed(self.loop.step, self.progressed.train_seconds + sat)
+
+    def _write_adapter(self, path: Path) -> str:
+        dtype = checkpoint.DTYPES[self.this.config.output.precision]
+        described = metadata(
+            self.this.config,
+            self.trainee.model.info,
+            stem=path.stem,
+            step=self.loop.step,
+            trigger=self.this.job.trigger,
+            pictures=len(self.pictures.train),
+            regularisation=sum(item.is_reg for item in self.pictures.train),
+            batches_per_epoch=self.loop.plan.batches_per_epoch,
+            rights=self.pictures.admitted.summary(),
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return adapter_file.write(path, self.trainee.network.tensors(dtype), described)
+
+
+# ------------------------------------------------------------------------------------------------ pictures
+
+
+def read_pictures(this: Run) -> Pictures:
+    """All pictures of the run, admitted; some held out. Raises DataError, RightsError."""
+    this.preparing("pictures")
+    warnings, datasets = [], {}
+    for dataset in this.config.data.datasets:
+        items, remarks = read_items(dataset, fallback=this.job.trigger)
+        warnings += remarks
+        datasets.update(dict.fromkeys(items, dataset))
+    admitted = gate.admit(list(datasets), this.path, whose=this.job.whose)
+    warnings += admitted.refused
+    own = [item for item in admitted.items if not item.is_reg]
+    split = this.config.validation.split
+    held = round(len(own) * split) if len(own) >= _FEWEST_FOR_HOLDING_OUT and split else 0
+    held = max(1, held) if split and len(own) >= _FEWEST_FOR_HOLDING_OUT else held
+    chosen = set(noise.rng(this.config.validation.seed, "held out").sample(range(len(own)), held))
+    heldout = [item for at, item in enumerate(own) if at in chosen]
+    train = [item for item in admitted.items if item not in heldout]
+    return Pictures(admitted, train, heldout, datasets, tuple(warnings))
+
+
+def _examples(this: Run, model: Model, pictures: Pictures) -> tuple[list[Example], list[Example]]:
+    """Posteriors and captions of all pictures; one that turns out broken is named and left out.
+
+    Without held-out pictures, training pictures are measured on. Raises DataError if none is left.
+    """
+    cache = LatentCache(_cache_folder(this.path), model, vae_key(model))
+    total = len(pictures.train) + len(pictures.heldout)
+    done = 0
+
+    def build(items: list[Item]) -> list[Example]:
+        nonlocal done
+        made = []
+        for item in list(items):
+            if this.stop_requested():
+                raise StopRequestedError
+            try:
+                made.append(_example(this, cache, pictures, item))
+            except DataError as error:
+                items.remove(item)
+                this.warn(message("“{name}” is left out: {reason}", name=item.path.name, reason=str(error)))
+            done += 1
+            this.preparing("latents", done, total)
+        return made
+
+    train, heldout = build(pictures.train), build(pictures.heldout)
+    if all(item.is_reg for item in pictures.train):
+        raise DataError(
+            "There is no picture to train on.",
+            why="None of the pictures can be decoded.",
+            todo="Save them again as PNG or JPEG.",
+        )
+    own = [example for example, item in zip(train, pictures.train, strict=True) if not item.is_reg]
+    return train, heldout or own[:4]
+
+
+def _example(this: Run, cache: LatentCache, pictures: Pictures, item: Item) -> Example:
+    bucket, sha256 = pictures.bucket(item), pictures.admitted.sha256(item)
+    sides = (False, True) if item.flip_aug else (False,)
+    return Example(
+        posteriors=tuple(cache.posterior(sha256, side, bucket, lambda: pictures.open(item)) for side in sides),
+        caption=item.caption,
+        size=bucket,
+        weight=this.config.loss.prior_weight if item.is_reg else 1.0,
+        key=sha256,
+    )
+
+
+def _cache_folder(run_dir: Path) -> Path:
+    """Beside the runs, so that the next run of the same pictures finds it; in a run that stands alone, inside it."""
+    return (run_dir.parents[1] if run_dir.parent.name == "runs" else run_dir) / "cache" / "latents"
+
+
+def _plan(this: Run, pictures: Pictures, examples: Sequence[Example]) -> BatchPlan:
+    repeats = balanced_repeats([item.num_repeats for item in pictures.train], [item.is_reg for item in pictures.train])
+    sights = [
+        Sight(example.size, count, 0.5 if item.flip_aug else 0.0, item.caption_dropout_rate)
+        for item, example, count in zip(pictures.train, examples, repeats, strict=True)
+    ]
+    datasets = this.config.data.datasets
+    return BatchPlan(sights, max(dataset.batch_size for dataset in datasets), this.config.schedule.seed)
+
+
+# ------------------------------------------------------------------------------------------- model and network
+
+
+def _conditioner(this: Run, model: Model, examples: Sequence[Example]) -> Callable[[Sequence[str]], TextConditioning]:
+    """How captions become conditioning: read from a cache while the text encoders are frozen."""
+    cached: dict[str, TextConditioning] = {}
+    if not this.config.network.train_te:
+        captions = ["", *(example.caption for example in examples)]
+        cached = encode_captions(model, captions, lambda done, total: this.preparing("captions", done, total))
+    return lambda captions: captions_for(model, captions, cached)
+
+
+def _trainee(
+    this: Run, model: Model, accelerator: Any, condition: Callable[[Sequence[str]], TextConditioning]
+) -> Trainee:
+    config = this.config
+    if config.schedule.gradient_checkpointing:
+        model.unet.enable_gradient_checkpointing()
+        model.unet.train()  # diffusers checkpoints only while training; nothing in it behaves otherwise differently
+    layers = dict(target_layers(model.unet, conv=config.network.conv_rank > 0))
+    if config.network.train_te:
+        for prefix, encoder in zip(te_prefixes(len(model.text_encoders)), model.text_encoders, strict=True):
+            layers |= target_layers(encoder, prefix=prefix)
+    network = LoraNetwork(layers, config.network, seed=config.schedule.seed)
+    network.attach()
+    network.train()
+    optimizer = accelerator.prepare(_optimizer(this, network))
+    return Trainee(model, network, optimizer, accelerator, _alphas(model), condition)
+
+
+def _optimizer(this: Run, network: LoraNetwork) -> torch.optim.Optimizer:
+    settings = this.config.optimizer
+    rates = (("lora_unet", settings.learning_rate), ("lora_te", settings.te_learning_rate))
+    groups: list[dict[str, Any]] = []
+    for prefix, rate in rates:
+        parameters: list[nn.Parameter] = network.parameters_of(prefix)
+        if parameters:
+            groups.append({"params": parameters, "lr": rate, "peak_lr": rate})
+    return torch.optim.AdamW(
+        groups,
+        betas=(settings.beta1, settings.beta2),
+        weight_decay=settings.weight_decay,
+    )
+
+
+def _alphas(model: Model) -> Tensor:
+    """Share of signal at each of the 1000 timesteps, (1000,), on the CPU."""
+    alphas: Tensor = scheduler(model, DEFAULT_SAMPLER).alphas_cumprod
+    return alphas.float().cpu()
+
+
+def _step_of(state: Path | None) -> int:
+    return int(state.name.removeprefix("step-")) if state is not None else 0
+
+
+def _is_due(step: int, every: int, steps: int, times: int) -> bool:
+    every = every or max(1, round(steps / times))
+    return step % every == 0

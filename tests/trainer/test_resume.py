@@ -1,0 +1,276 @@
+"""What makes a run trustworthy: it is a function of its seed, and nothing that happens on the way changes it."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from lora_atelier import config_files, events
+from lora_atelier.config import (
+    DataConfig,
+    DatasetConfig,
+    ModelConfig,
+    NetworkConfig,
+    OutputConfig,
+    SamplingConfig,
+    ScheduleConfig,
+    SubsetConfig,
+    TrainConfig,
+    ValidationConfig,
+)
+from lora_atelier.trainer import run as run_module
+from lora_atelier.trainer import session
+from lora_atelier.trainer.run import FAILED, FINISHED, STOPPED, run
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "絵 with spaces"
+    folder.mkdir()
+    for at in range(9):
+        size = (64, 64) if at % 3 else (96, 48)
+        Image.effect_mandelbrot(size, (-2 + at / 9, -1.5, 1, 1.5), 20 + at).convert("RGB").save(folder / f"{at}.png")
+        (folder / f"{at}.txt").write_text(f"momo {at}", encoding="utf-8")
+    return folder
+
+
+def make(run_dir, model, pictures, **changes):
+    """A run of 6 steps in ``run_dir``; ``changes`` replace groups of its configuration."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    subset = SubsetConfig(image_dir=str(pictures), flip_aug=True, caption_dropout_rate=0.3)
+    dataset = DatasetConfig(
+        subsets=(subset,),
+        resolution=(64, 64),
+        batch_size=3,
+        min_bucket_reso=32,
+        max_bucket_reso=128,
+        bucket_reso_steps=16,
+    )
+    config = TrainConfig(
+        model=ModelConfig(base_model=str(model)),
+        output=OutputConfig(name="momo", folder=str(run_dir / "loras"), save_every_n_steps=2, precision="float"),
+        network=NetworkConfig(rank=4, alpha=2.0, conv_rank=2, train_te=True, dropout=0.1),
+        schedule=ScheduleConfig(steps=6, seed=5),
+        validation=ValidationConfig(split=0.2, every_n_steps=3),
+        data=DataConfig(datasets=(dataset,)),
+    )
+    config_files.write(dataclasses.replace(config, **changes), run_dir)
+    job = f'schema = 1\ntrigger = "momo"\nwhose = "mine"\nlora_dir = {json.dumps(str(run_dir / "loras"))}\n'
+    (run_dir / "job.toml").write_text(job, encoding="utf-8")
+    return run_dir
+
+
+def told(run_dir, kind=None):
+    found = [timed.event for timed in events.read(run_dir / "events.jsonl")[0]]
+    return [event for event in found if kind is None or isinstance(event, kind)]
+
+
+def adapter(run_dir, name="momo"):
+    return load_file(run_dir / "loras" / f"{name}.safetensors")
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def stop_after(monkeypatch, step):
+    """Ask for a stop once ``step`` steps are made, as the file ``stop`` does."""
+    real = session.Session._after_step
+
+    def after(self, made):
+        if made == step:
+            (self.this.path / "stop").write_text("stop", encoding="ascii")
+        return real(self, made)
+
+    monkeypatch.setattr(session.Session, "_after_step", after)
+
+
+def test_a_run_that_was_stopped_ends_with_the_tensors_of_one_that_was_not(
+    tmp_path, tiny_model_folder, pictures, monkeypatch
+):
+    straight = make(tmp_path / "straight", tiny_model_folder, pictures)
+    stopped = make(tmp_path / "stopped", tiny_model_folder, pictures)
+    assert run(straight) == FINISHED
+
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        assert run(stopped) == STOPPED
+    assert told(stopped, events.Stopped) == [events.Stopped(step=3)]
+    (stopped / "stop").unlink()
+    torch.manual_seed(12345)  # another process has another global state
+    assert run(stopped) == FINISHED
+
+    assert told(stopped, events.Started)[1].resumed_from == 3
+    assert same(adapter(straight), adapter(stopped))
+    assert told(straight, events.Finished)[0].model_hash == told(stopped, events.Finished)[0].model_hash
+    assert any(value.abs().max() > 0 for key, value in adapter(straight).items() if "lora_up" in key)
+
+
+def test_two_runs_with_one_seed_agree_and_with_another_seed_differ(tmp_path, tiny_model_folder, pictures):
+    hashes = []
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        made = make(tmp_path / name, tiny_model_folder, pictures, schedule=ScheduleConfig(steps=2, seed=seed))
+        assert run(made) == FINISHED
+        hashes.append(told(made, events.Finished)[0].model_hash)
+
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_samples_and_measurements_change_nothing(tmp_path, tiny_model_folder, pictures):
+    quiet = make(tmp_path / "quiet", tiny_model_folder, pictures)
+    busy = make(
+        tmp_path / "busy",
+        tiny_model_folder,
+        pictures,
+        sampling=SamplingConfig(every_n_steps=1, prompts=("momo --w 64 --h 64 --s 2 --d 3 --l 2",)),
+        validation=ValidationConfig(split=0.2, every_n_steps=1),
+    )
+
+    assert run(quiet) == run(busy) == FINISHED
+
+    assert len(told(busy, events.Sampled)) >= 6 and len(list((busy / "samples").glob("*.png"))) >= 6
+    assert same(adapter(quiet), adapter(busy))
+    assert (busy / "loras" / "momo.png").is_file()
+
+
+def test_a_run_that_was_killed_goes_on_from_its_last_complete_state(
+    tmp_path, tiny_model_folder, pictures, monkeypatch
+):
+    class KilledError(BaseException):
+        pass
+
+    def killed(self, step):
+        if step == 5:
+            raise KilledError
+
+    straight, torn = (make(tmp_path / name, tiny_model_folder, pictures) for name in ("straight", "torn"))
+    assert run(straight) == FINISHED
+    with monkeypatch.context() as patch:
+        real = session.Session._after_step
+        patch.setattr(session.Session, "_after_step", lambda self, step: killed(self, step) or real(self, step))
+        with pytest.raises(KilledError):
+            run(torn)
+
+    assert run(torn) == FINISHED
+
+    assert told(torn, events.Started)[1].resumed_from == 4
+    assert same(adapter(straight), adapter(torn))
+
+
+def test_the_latents_of_a_second_run_come_from_the_cache(tmp_path, tiny_model_folder, pictures, monkeypatch):
+    first = make(tmp_path / "data" / "runs" / "1", tiny_model_folder, pictures)
+    second = make(tmp_path / "data" / "runs" / "2", tiny_model_folder, pictures)
+    assert run(first) == FINISHED
+
+    def refuse(self, pixels):
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr("lora_atelier.models.load.Model.encode_images", refuse)
+    assert run(second) == FINISHED
+
+    assert same(adapter(first), adapter(second))
+
+
+def test_a_checkpoint_that_finds_the_disk_full_is_a_warning_and_the_run_goes_on(
+    tmp_path, tiny_model_folder, pictures, monkeypatch
+):
+    made = make(tmp_path / "run", tiny_model_folder, pictures)
+    real, calls = session.checkpoint.save_state, []
+
+    def full_once(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(session.checkpoint, "save_state", full_once)
+
+    assert run(made) == FINISHED
+    (warned,) = told(made, events.Warned)
+    assert "could not be kept" in warned.message["template"] and warned.message["values"]["step"] == 4
+
+
+def test_a_lora_folder_that_is_full_at_the_end_loses_nothing(tmp_path, tiny_model_folder, pictures, monkeypatch):
+    made = make(tmp_path / "run", tiny_model_folder, pictures)
+    real = session.adapter_file.write
+
+    def full(path, *args):
+        if path.parent.name == "loras":
+            raise OSError(28, "No space left on device")
+        return real(path, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session.adapter_file, "write", full)
+        assert run(made) == FAILED
+    assert "Make room" in told(made, events.Failed)[0].error["todo"]
+
+    assert run(made) == FINISHED
+    assert told(made, events.Started)[1].resumed_from == 6
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_a_sentence(tmp_path, tiny_model_folder, pictures, monkeypatch):
+    made = make(tmp_path / "run", tiny_model_folder, pictures)
+    monkeypatch.setattr("lora_atelier.trainer.losses.per_picture", lambda a, b: (a - b).mean((1, 2, 3)) * torch.nan)
+    monkeypatch.setattr("lora_atelier.trainer.loop.REPORT_EVERY_S", 0.0)
+
+    assert run(made) == FAILED
+
+    assert "no longer a number" in told(made, events.Failed)[0].error["what"]
+
+
+def test_a_name_that_exists_is_not_overwritten(tmp_path, tiny_model_folder, pictures):
+    made = make(tmp_path / "run", tiny_model_folder, pictures, schedule=ScheduleConfig(steps=1))
+    (made / "loras").mkdir()
+    (made / "loras" / "momo.safetensors").write_bytes(b"mine")
+
+    assert run(made) == FINISHED
+
+    assert (made / "loras" / "momo.safetensors").read_bytes() == b"mine"
+    assert adapter(made, "momo-2")
+    assert told(made, events.Finished)[0].file.endswith("momo-2.safetensors")
+
+
+def test_a_second_trainer_on_the_same_run_leaves_it_alone(tmp_path, tiny_model_folder, pictures):
+    made = make(tmp_path / "run", tiny_model_folder, pictures)
+    lock = run_module.FileLock(made / "lock")
+    assert lock.acquire()
+
+    assert run(made) == FAILED
+
+    assert told(made) == []
+    lock.release()
+
+
+def test_a_picture_that_breaks_off_is_named_and_left_out(tmp_path, tiny_model_folder, pictures):
+    whole = (pictures / "1.png").read_bytes()
+    (pictures / "1.png").write_bytes(whole[: len(whole) // 2])
+    made = make(tmp_path / "run", tiny_model_folder, pictures, schedule=ScheduleConfig(steps=1))
+
+    assert run(made) == FINISHED
+
+    assert any(warned.message["values"].get("name") == "1.png" for warned in told(made, events.Warned))
+
+
+def test_a_picture_that_changed_since_the_run_began_stops_it(tmp_path, tiny_model_folder, pictures, monkeypatch):
+    made = make(tmp_path / "run", tiny_model_folder, pictures)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        assert run(made) == STOPPED
+    (made / "stop").unlink()
+    Image.new("RGB", (64, 64), "red").save(pictures / "1.png")
+
+    assert run(made) == FAILED
+
+    assert told(made, events.Failed)[0].error["type"] == "RightsError"
+    assert "1.png" in json.dumps(told(made, events.Failed)[0].error)
+
+
+def test_settings_that_make_no_sense_fail_before_anything_is_read(tmp_path, tiny_model_folder, pictures):
+    made = make(tmp_path / "run", tiny_model_folder, pictures, network=NetworkConfig(rank=0))
+
+    assert run(made) == FAILED
+
+    assert [event.kind for event in told(made)] == ["failed"]
