@@ -139,6 +139,7 @@ def test_text_encoder_weights_with_and_without_the_old_prefix_are_the_same(tmp_p
     assert torch.equal(model.encode(["a cat"]).context, tiny_model.encode(["a cat"]).context)
 
 
+@pytest.mark.parametrize("tiny_architecture", ["sd1"], indirect=True)
 def test_a_checkpoint_that_lacks_weights_or_has_odd_ones_is_refused(tmp_path, tiny_architecture):
     tensors, _ = checkpoint_tensors(tiny_architecture)
     key = "model.diffusion_model.middle_block.0.in_layers.2.weight"
@@ -155,6 +156,7 @@ def test_a_checkpoint_that_lacks_weights_or_has_odd_ones_is_refused(tmp_path, ti
         load.load(tmp_path / "int8.safetensors")
 
 
+@pytest.mark.parametrize("tiny_architecture", ["sd1"], indirect=True)
 def test_a_file_that_shrinks_after_it_was_inspected_is_said_in_a_sentence(tmp_path, tiny_architecture):
     tensors, _ = checkpoint_tensors(tiny_architecture)
     path = tmp_path / "m.safetensors"
