@@ -35,6 +35,7 @@ def test_kohyas_keys_are_grouped_by_layer():
         (None, {"modelspec.architecture": "stable-diffusion-xl-v1-base/lora"}, "sdxl"),
         (None, {"modelspec.architecture": "stable-diffusion-v1/lora"}, "sd1"),
         (None, {"ss_base_model_version": "sd_v2"}, "sd2"),
+        (None, {"ss_base_model_version": "lora_atelier_toy"}, "toy"),
         (None, {}, ""),
     ],
 )

@@ -57,6 +57,11 @@ def _split(key: str) -> tuple[str, str] | None:
     return next((found for dialect in DIALECTS if (found := dialect(key)) is not None), None)
 
 
+# What stands in ss_base_model_version or modelspec.architecture.
+_SIGNS = (
+    *(("sdxl", "sdxl"), ("xl-v1", "sdxl"), ("sd_v2", "sd2"), ("diffusion-v2", "sd2")),
+    *(("sd_v1", "sd1"), ("diffusion-v1", "sd1"), ("lora_atelier_toy", "toy"), ("lora-atelier-toy", "toy")),
+)
 # The text's width as cross-attention sees it.
 _TEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 
@@ -70,7 +75,4 @@ def trained_for(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, st
         if "attn2_to_k.lora_down" in key and len(shape) > 1:
             return "toy" if shape[1] < min(_TEXT_WIDTHS) else _TEXT_WIDTHS.get(shape[1], "")
     said = f"{metadata.get('ss_base_model_version', '')} {metadata.get('modelspec.architecture', '')}"
-    for sign, family in (("sdxl", "sdxl"), ("xl-v1", "sdxl"), ("sd_v2", "sd2"), ("diffusion-v2", "sd2")):
-        if sign in said:
-            return family
-    return "sd1" if "sd_v1" in said or "diffusion-v1" in said else ""
+    return next((family for sign, family in _SIGNS if sign in said), "")
