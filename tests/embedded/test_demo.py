@@ -5,12 +5,12 @@ import json
 import sys
 
 import pytest
+from tests.jobs.fakes import FAKE_TRAINER, write_model_headers
+
 from lora_atelier.embedded import demo, examples, judge, world
 from lora_atelier.embedded.demo import Gallery
 from lora_atelier.errors import HostError
 from lora_atelier.jobs.service import Jobs
-
-from tests.jobs.fakes import FAKE_TRAINER, write_model_headers
 
 pytestmark = pytest.mark.torchfree
 
@@ -36,18 +36,23 @@ class Drawer:
         return world.draw(world.Scene("bar", "pink", "cyan"))
 
 
-def test_the_scores_are_read_from_the_pictures_that_were_drawn():
-    scores = demo.measure(Gallery(Drawer(lost=2), 8))
+@pytest.fixture(scope="module")
+def measured():
+    """Everything drawn and read back once, with a LoRA that costs two of the other prompts."""
+    gallery = Gallery(Drawer(lost=2), 8)
+    return demo.measure(gallery), gallery
+
+
+def test_the_scores_are_read_from_the_pictures_that_were_drawn(measured):
+    scores, _ = measured
 
     assert scores.base == 1.0
     assert scores.concept == {"0": 0.0, "0.4": 0.0, "0.8": 1.0, "1.0": 1.0}
     assert scores.prior_drop == pytest.approx(2 / 40)
 
 
-def test_pictures_are_made_in_batches_and_with_one_seed_for_each_prompt_at_every_weight():
-    drawer = Drawer()
-
-    demo.measure(Gallery(drawer, 8))
+def test_pictures_are_made_in_batches_and_with_one_seed_for_each_prompt_at_every_weight(measured):
+    drawer = measured[1].painter
 
     assert max(len(prompts) for prompts, _, _ in drawer.calls) == 8
     seeds = {}
@@ -57,9 +62,8 @@ def test_pictures_are_made_in_batches_and_with_one_seed_for_each_prompt_at_every
     assert len(seeds) == 40 + 20
 
 
-def test_the_grid_shows_a_row_for_each_prompt_and_a_column_for_each_weight():
-    gallery = Gallery(Drawer(), 8)
-    demo.measure(gallery)
+def test_the_grid_shows_a_row_for_each_prompt_and_a_column_for_each_weight(measured):
+    gallery = measured[1]
     info = type("Info", (), {"family": "toy", "title": "a base model"})
 
     prompts, weights = demo._grid_prompts(info, gallery)

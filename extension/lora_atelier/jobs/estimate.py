@@ -30,6 +30,7 @@ _SECONDS_PER_VIEW = {
     "cpu": {"toy": 0.11, "sd1": 40.0, "sd2": 90.0, "sdxl": 320.0},
     "gpu": {"toy": 0.004, "sd1": 0.25, "sd2": 0.6, "sdxl": 1.1},
 }
+_FEWEST_VIEWS = 400
 _OWN_SIDE = {"toy": 128, "sd1": 512, "sd2": 768, "sdxl": 1024}
 _OVERHEAD_S = {"cpu": 30.0, "gpu": 40.0}
 _GB = 1_000_000_000
@@ -122,7 +123,9 @@ class Rates:
             job, config = run.job(), config_files.read(run.path)
         except ExtensionError:
             return
-        views = max(1, finished.step * _views_per_step(config))
+        views = finished.step * _views_per_step(config)
+        if views < _FEWEST_VIEWS:  # samples and measurements would count for more than the steps
+            return
         key = _key(job.family, _pixels(config), "cpu" if started.device.startswith("cpu") else "gpu")
         measured = {
             "seconds_per_view": finished.train_seconds / views,
