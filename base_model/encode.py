@@ -12,13 +12,13 @@ from dataclasses import astuple
 from pathlib import Path
 
 import torch
-from lora_atelier.embedded import world
 from torch import Tensor
 
 from base_model import sitting
 from base_model.architecture import SCALING_FACTOR, make_vae
 from base_model.sitting import Plan
 from base_model.train_vae import pixels
+from lora_atelier.embedded import world
 
 BATCH_SIZE = 16
 # Pictures in all, and the seed of the first process.

@@ -6,9 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
-from lora_atelier.embedded import world
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
+
+from lora_atelier.embedded import world
 
 # Words that people will write and that the world's captions do not hold; each becomes one token.
 WORDS = """

@@ -10,13 +10,13 @@ from __future__ import annotations
 from itertools import chain
 
 import torch
-from lora_atelier.embedded import world
 from torch import Tensor
 from transformers import CLIPTokenizer
 
 from base_model import encode, sitting
 from base_model.architecture import alphas_cumprod, make_text_encoder, make_unet
 from base_model.sitting import Plan, Sitting
+from lora_atelier.embedded import world
 
 BATCH_SIZE = 24
 EMPTY_CAPTIONS = 0.1

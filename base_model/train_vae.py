@@ -12,12 +12,12 @@ import random
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from lora_atelier.embedded import world
 from torch import Tensor
 
 from base_model import sitting
 from base_model.architecture import SCALING_FACTOR, make_vae
 from base_model.sitting import Plan, Sitting
+from lora_atelier.embedded import world
 
 BATCH_SIZE = 12
 DECODER_ALONE_FROM = 0.8

@@ -20,10 +20,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "extension"))
 
+from PIL import Image  # noqa: E402
+
 from lora_atelier.embedded import judge, world  # noqa: E402
 from lora_atelier.models.load import Model, load  # noqa: E402
 from lora_atelier.models.sample import Txt2Img, sample  # noqa: E402
-from PIL import Image  # noqa: E402
 
 BASE_MODEL = ROOT / "extension" / "lora_atelier" / "embedded" / "base_model"
 BATCH, STEPS, CFG_SCALE = 8, 20, 3.0

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from lora_atelier import atomic
 
 pytestmark = pytest.mark.torchfree

@@ -3,10 +3,10 @@ import socket
 import struct
 
 import pytest
+from tests.jobs.fakes import FAKE_TRAINER, draw_pictures, write_model_headers
+
 from lora_atelier import cli
 from lora_atelier.jobs.service import JobForm, Jobs
-
-from tests.jobs.fakes import FAKE_TRAINER, draw_pictures, write_model_headers
 
 pytestmark = pytest.mark.torchfree
 

@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+
 from lora_atelier import config
 from lora_atelier.config import (
     GOALS,

@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+
 from lora_atelier import config_files
 from lora_atelier.config import DataConfig, DatasetConfig, SamplingConfig, SubsetConfig, TrainConfig
 from lora_atelier.errors import ConfigError

@@ -1,4 +1,5 @@
 import pytest
+
 from lora_atelier import errors, locales
 from lora_atelier.errors import ConfigError, ExtensionError, JobError, TrainerFailedError, message, problem
 

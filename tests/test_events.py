@@ -1,4 +1,5 @@
 import pytest
+
 from lora_atelier import events
 from lora_atelier.events import Appender, Finished, Sampled, Stepped, Stopped
 

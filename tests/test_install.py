@@ -5,9 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import install
+import pytest
 
 pytestmark = pytest.mark.torchfree
 

@@ -3,6 +3,7 @@ import string
 from pathlib import Path
 
 import pytest
+
 from lora_atelier import locales
 from lora_atelier.locales import __main__ as scan
 

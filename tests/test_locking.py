@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+
 from lora_atelier.locking import FileLock, holder, is_locked
 
 pytestmark = pytest.mark.torchfree

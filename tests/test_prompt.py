@@ -1,4 +1,5 @@
 import pytest
+
 from lora_atelier.prompt import NetworkCall, parse
 
 pytestmark = pytest.mark.torchfree

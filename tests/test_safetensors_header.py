@@ -2,6 +2,7 @@ import json
 import struct
 
 import pytest
+
 from lora_atelier import safetensors_header
 from lora_atelier.safetensors_header import BrokenFileError
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from lora_atelier.adapters import file
 from lora_atelier.safetensors_header import BrokenFileError
 from lora_atelier.safetensors_tensors import TensorFile, read_all

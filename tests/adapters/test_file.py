@@ -5,6 +5,7 @@ import struct
 import pytest
 import safetensors.torch
 import torch
+
 from lora_atelier.adapters import file
 from lora_atelier.errors import AdapterFormatError, AdapterNotFoundError
 

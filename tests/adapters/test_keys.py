@@ -1,4 +1,5 @@
 import pytest
+
 from lora_atelier.adapters import keys
 
 pytestmark = pytest.mark.torchfree

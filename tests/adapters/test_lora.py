@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from lora_atelier.adapters import families
 from lora_atelier.adapters.lora import LoraAdapter, low_rank_delta
 

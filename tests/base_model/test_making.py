@@ -8,16 +8,16 @@ import random
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
-from lora_atelier.embedded import world
-from safetensors import safe_open
-from torch import nn
-from transformers import CLIPTokenizer
-
 from base_model import encode, export, train_tokenizer, train_unet
 from base_model.architecture import SCALING_FACTOR, alphas_cumprod, make_text_encoder, make_unet, make_vae
 from base_model.sitting import AVERAGE_EVERY, Plan, Sitting
 from base_model.train_vae import pixels, to_tensor, whiten
+from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
+from torch import nn
+from transformers import CLIPTokenizer
+
+from lora_atelier.embedded import world
 
 
 def scenes(count: int, seed: int = 1) -> list[world.Scene]:

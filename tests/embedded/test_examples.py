@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from lora_atelier.embedded import examples, judge, world
 from PIL import Image
+
+from lora_atelier.embedded import examples, judge, world
 
 pytestmark = pytest.mark.torchfree
 

@@ -8,8 +8,9 @@ import time
 
 import numpy as np
 import pytest
-from lora_atelier.embedded import examples, judge, world
 from PIL import Image
+
+from lora_atelier.embedded import examples, judge, world
 
 pytestmark = pytest.mark.torchfree
 NAMED = ("background", "colour", "shape", "position", "size")

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+
 from lora_atelier.embedded import world
 
 pytestmark = pytest.mark.torchfree

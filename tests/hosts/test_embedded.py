@@ -3,6 +3,8 @@ import threading
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from lora_atelier.adapters import file
 from lora_atelier.errors import HostError, ModelError
 from lora_atelier.hosts import infotext
@@ -11,7 +13,6 @@ from lora_atelier.locales import sentence
 from lora_atelier.models import layers
 from lora_atelier.models.sample import Txt2Img
 from lora_atelier.prompt import parse
-from PIL import Image
 
 
 @pytest.fixture

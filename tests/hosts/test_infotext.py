@@ -1,4 +1,5 @@
 import pytest
+
 from lora_atelier.hosts import infotext
 
 pytestmark = pytest.mark.torchfree

@@ -1,7 +1,7 @@
 import pytest
-from lora_atelier.jobs.service import JobForm, Jobs
-
 from tests.jobs.fakes import FAKE_TRAINER, draw_pictures, write_model_headers
+
+from lora_atelier.jobs.service import JobForm, Jobs
 
 
 @pytest.fixture

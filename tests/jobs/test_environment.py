@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from lora_atelier.errors import JobError
 from lora_atelier.jobs import environment
 

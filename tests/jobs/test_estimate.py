@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+
 from lora_atelier.config import NetworkConfig, recipe
 from lora_atelier.jobs.estimate import Plan, Rates, adapter_bytes, estimate
 from lora_atelier.models.detect import inspect

@@ -1,4 +1,5 @@
 import pytest
+
 from lora_atelier import prompt
 from lora_atelier.jobs.names import fresh_name, safe_name
 

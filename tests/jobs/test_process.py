@@ -4,12 +4,12 @@ import subprocess
 import sys
 
 import pytest
+from tests.jobs.fakes import FAKE_TRAINER, wait_for
+
 from lora_atelier import locking
 from lora_atelier.errors import AlreadyRunningError, JobError
 from lora_atelier.jobs import process
 from lora_atelier.jobs.service import Jobs
-
-from tests.jobs.fakes import FAKE_TRAINER, wait_for
 
 pytestmark = pytest.mark.torchfree
 

@@ -1,6 +1,7 @@
 import time
 
 import pytest
+
 from lora_atelier import events
 from lora_atelier.errors import JobError
 from lora_atelier.jobs.run_dir import Job, Progress, RunDir, status

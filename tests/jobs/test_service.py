@@ -5,12 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.jobs.fakes import FAKE_TRAINER, draw_pictures, wait_for
+
 from lora_atelier import atomic, config_files
 from lora_atelier.errors import AlreadyRunningError, ConfigError, JobError
 from lora_atelier.jobs import service
 from lora_atelier.jobs.service import Jobs
-
-from tests.jobs.fakes import FAKE_TRAINER, draw_pictures, wait_for
 
 pytestmark = pytest.mark.torchfree
 

@@ -3,6 +3,7 @@ import os
 import unicodedata
 
 import pytest
+
 from lora_atelier.errors import AdapterNotFoundError
 from lora_atelier.loader.catalogue import Catalogue, nearest
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from lora_atelier.adapters import file
 from lora_atelier.hosts.embedded import EmbeddedHost, GenerateRequest
 from lora_atelier.models import layers

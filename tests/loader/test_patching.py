@@ -2,10 +2,11 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
+
 from lora_atelier.adapters.lora import LoraAdapter
 from lora_atelier.errors import AdapterMismatchError
 from lora_atelier.loader.patching import Patch, WeightPatcher
-from torch import nn
 
 
 class FakeHost:

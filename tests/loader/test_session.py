@@ -2,6 +2,7 @@ import os
 
 import pytest
 import torch
+
 from lora_atelier.adapters import file
 from lora_atelier.errors import AdapterError
 from lora_atelier.loader.catalogue import Catalogue

@@ -2,6 +2,7 @@ import json
 import struct
 
 import pytest
+
 from lora_atelier.errors import ModelError
 from lora_atelier.models import detect
 

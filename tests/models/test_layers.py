@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from lora_atelier.models import configs, layers, load
 
 GOLDEN = json.loads(gzip.decompress((Path(__file__).with_name("golden") / "layers.json.gz").read_bytes()))

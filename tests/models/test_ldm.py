@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers.loaders import single_file_utils as single_file
+
 from lora_atelier.models import configs, layers, ldm, load
 
 

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+
 from lora_atelier.adapters import file
 from lora_atelier.errors import ModelError
 from lora_atelier.models import configs, detect, layers, ldm, load

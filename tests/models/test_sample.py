@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+
 from lora_atelier.errors import HostError
 from lora_atelier.models import load
 from lora_atelier.models.sample import SAMPLERS, SamplingCancelledError, Txt2Img, sample, scheduler

@@ -2,6 +2,7 @@ import importlib.util
 import json
 
 import pytest
+
 from lora_atelier.errors import ModelError
 from lora_atelier.models import tokenizer
 

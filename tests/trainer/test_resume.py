@@ -136,9 +136,7 @@ def test_samples_and_measurements_change_nothing(tmp_path, tiny_model_folder, pi
     assert (busy / "loras" / "momo.png").is_file()
 
 
-def test_a_run_that_was_killed_goes_on_from_its_last_complete_state(
-    tmp_path, tiny_model_folder, pictures, monkeypatch
-):
+def test_a_run_that_was_killed_goes_on_from_its_last_complete_state(tmp_path, tiny_model_folder, pictures, monkeypatch):
     class KilledError(BaseException):
         pass
 

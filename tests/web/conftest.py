@@ -1,15 +1,15 @@
 import io
 
 import pytest
+from PIL import Image
+from tests.jobs.fakes import FAKE_TRAINER, write_model_headers
+
 from lora_atelier.jobs.service import Jobs
 from lora_atelier.loader.catalogue import Catalogue
 from lora_atelier.models.detect import inspect
 from lora_atelier.web.access import Access
 from lora_atelier.web.services import Services
 from lora_atelier.web.uploads import Uploads
-from PIL import Image
-
-from tests.jobs.fakes import FAKE_TRAINER, write_model_headers
 
 
 def png(color="red", size=(80, 64), **save):
@@ -40,6 +40,7 @@ def connect(services, **headers):
     """A page's connection: it has read the token from the session."""
     fastapi = pytest.importorskip("fastapi")
     from fastapi.testclient import TestClient
+
     from lora_atelier.web.routes import router
 
     app = fastapi.FastAPI()

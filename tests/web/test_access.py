@@ -6,9 +6,9 @@ import pytest
 pytestmark = pytest.mark.torchfree
 pytest.importorskip("fastapi")
 
-from lora_atelier.web.access import Access, gradio_login  # noqa: E402
-
 from tests.web.conftest import connect  # noqa: E402
+
+from lora_atelier.web.access import Access, gradio_login  # noqa: E402
 
 SESSION = "/lora-atelier/v1/session"
 UPLOADS = "/lora-atelier/v1/uploads"

@@ -7,9 +7,9 @@ pytestmark = pytest.mark.torchfree
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 
-from lora_atelier import locales  # noqa: E402
-
 from tests.web.conftest import connect, png  # noqa: E402
+
+from lora_atelier import locales  # noqa: E402
 
 V1 = "/lora-atelier/v1"
 

@@ -2,13 +2,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tests.jobs.fakes import write_model_headers
+
 from lora_atelier.hosts.base import Checkpoint
 from lora_atelier.loader.catalogue import Catalogue
 from lora_atelier.models.detect import inspect
 from lora_atelier.rights import signals
 from lora_atelier.web.services import services
-
-from tests.jobs.fakes import write_model_headers
 
 pytestmark = pytest.mark.torchfree
 

@@ -3,12 +3,12 @@ import os
 import zipfile
 
 import pytest
+from PIL import Image
+from tests.web.conftest import png
+
 from lora_atelier.errors import DataError, message
 from lora_atelier.web import uploads as module
 from lora_atelier.web.uploads import PictureFolder, Uploads, plain_file_name
-from PIL import Image
-
-from tests.web.conftest import png
 
 pytestmark = pytest.mark.torchfree
 
