@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from lora_atelier.adapters import file
+from lora_atelier.config import NetworkConfig
 from lora_atelier.hosts.embedded import EmbeddedHost, GenerateRequest
 from lora_atelier.models import layers
-from lora_atelier.models.sample import scheduler
+from lora_atelier.models.sample import Txt2Img, sample, scheduler
+from lora_atelier.trainer.network import LoraNetwork
 
 pytest.importorskip("peft")
 
@@ -64,3 +66,28 @@ def test_the_same_file_gives_the_same_picture(host, pipeline, random_lora, part,
     assert abs(theirs - plain).mean() > 1  # else the next line would prove nothing
     assert abs(theirs - ours).max() <= 1
     assert abs(theirs - ours).mean() < 0.01
+
+
+@pytest.mark.parametrize("conv_rank", [0, 2], ids=["lora", "locon"])
+def test_what_was_trained_is_what_is_loaded_by_us_and_by_diffusers(host, pipeline, tiny_model, conv_rank):
+    """The trainer's branches on a model, its file on another through our loader, on a third through diffusers."""
+    config = NetworkConfig(rank=4, alpha=2.0, conv_rank=conv_rank, conv_alpha=1.0)
+    targets = layers.target_layers(tiny_model.unet, conv=conv_rank > 0)
+    network = LoraNetwork(targets | layers.target_layers(tiny_model.text_encoders[0]), config, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for branch in network.branches.values():
+            branch.up.copy_(torch.randn(branch.up.shape, generator=generator) * 0.5)
+    path = host.lora_dirs()[0] / "trained.safetensors"
+    file.write(path, network.tensors(torch.float32), {})
+    asked = Txt2Img(prompts=["a cat"], steps=4, cfg_scale=3.0, width=64, height=64, seeds=(1,))
+    plain = pixels(sample(tiny_model, asked)[0])
+
+    network.attach()
+    trained = pixels(sample(tiny_model, asked)[0])
+    network.detach()
+    pipeline.load_lora_weights(path.parent, weight_name=path.name)
+
+    assert abs(trained - plain).mean() > 1
+    assert abs(draw_ours(host, "a cat<lora:trained:1>") - trained).max() <= 1
+    assert abs(draw_theirs(pipeline) - trained).max() <= 1
