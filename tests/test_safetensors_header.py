@@ -56,3 +56,31 @@ def test_whatever_is_no_safetensors_file_is_a_broken_file(tmp_path, content):
 
     with pytest.raises(BrokenFileError):
         safetensors_header.read(path)
+
+
+@pytest.mark.parametrize(
+    "read", [lambda path: safetensors_header.read(path).metadata, safetensors_header.read_metadata]
+)
+@pytest.mark.parametrize(
+    "metadata", [{}, {"ss_note": '日本語 "}{ '}, {"a": "1", "b": "x" * 5000}], ids=["none", "odd", "big"]
+)
+def test_metadata_is_the_same_whether_read_fast_or_whole(tmp_path, write_header, metadata, read):
+    path = write_header(tmp_path / "a.safetensors", {f"{at}.weight": (2, 3) for at in range(200)}, metadata)
+
+    assert read(path) == metadata
+
+
+@pytest.mark.parametrize("cut", [1, 500])
+def test_a_file_that_was_cut_short_is_broken_to_the_fast_way_too(tmp_path, write_header, cut):
+    path = write_header(tmp_path / "a.safetensors", {f"{at}.weight": (2, 3) for at in range(200)}, {"a": "b"}, cut=cut)
+
+    with pytest.raises(BrokenFileError, match="ends before"):
+        safetensors_header.read_metadata(path)
+
+
+def test_metadata_that_does_not_come_first_is_found_all_the_same(tmp_path):
+    entries = {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "__metadata__": {"x": "y"}}
+    text = json.dumps(entries).encode()
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+
+    assert safetensors_header.read_metadata(tmp_path / "a.safetensors") == {"x": "y"}

@@ -201,7 +201,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, set[str]]]:
 
 def _read(path: Path) -> tuple[Mapping[str, str], Message | None]:
     try:
-        return safetensors_header.read(path).metadata, None
+        return safetensors_header.read_metadata(path), None
     except BrokenFileError as error:
         return {}, message("The file is broken or incomplete: {reason}.", reason=str(error))
     except OSError as error:
