@@ -194,3 +194,13 @@ def test_the_console_speaks_the_terminals_language(monkeypatch, variables, lang)
         monkeypatch.setenv(name, value)
 
     assert cli.console_language() == lang
+
+
+def test_a_package_that_is_missing_says_how_to_mend_the_environment(monkeypatch, capsys):
+    def missing(options):
+        raise ModuleNotFoundError("No module named 'diffusers'", name="diffusers")
+
+    monkeypatch.setattr(cli, "_jobs", missing)
+
+    assert cli.main(["jobs"]) == 1
+    assert "Delete the folder .venv" in capsys.readouterr().err

@@ -63,6 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ExtensionError as error:
         print(locales.sentence(error, console_language()), file=sys.stderr)
         return 1
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(__package__):
+            raise
+        damaged = HostError(
+            "The environment is incomplete: the package {package} is missing.",
+            todo="Delete the folder .venv and type the same command again.",
+            package=error.name or "",
+        )
+        print(locales.sentence(damaged, console_language()), file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\n" + _said(message("Stopped. Nothing is lost.")), file=sys.stderr)
         return _INTERRUPTED

@@ -58,13 +58,16 @@ def follow(jobs: Jobs, run: RunDir, out: TextIO | None = None) -> RunView:
     try:
         while True:
             view = jobs.view(run)
+            total = view.steps if view.stage == "training" else view.stage_total
             if view.stage and view.stage != stage:
                 bar.close()
-                stage, bar = view.stage, Bar(_title(view.stage), view.steps, out)
-                if stage != "training":
-                    print(f"  {stage} ...", file=out, flush=True)
-            if view.stage == "training":
+                stage, bar = view.stage, Bar(_title(view.stage), total, out)
+                if stage != "training" and not total:
+                    print(f"{_title(stage)} ...", file=out, flush=True)
+            if stage == "training" and view.status == "running":
                 bar.show(view.step, _note(view))
+            elif total:
+                bar.show(view.stage_done)
             if view.status != "running":
                 if view.status == "finished":
                     bar = bar if stage == "training" else Bar(_title("training"), view.steps, out)

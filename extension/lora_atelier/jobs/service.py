@@ -100,7 +100,11 @@ class Proposal:
 
 @dataclass(frozen=True, kw_only=True)
 class RunView:
-    """A run as it stands now; ``error`` is what to tell a person, ``warnings`` what the trainer remarked."""
+    """A run as it stands now; ``error`` is what to tell a person.
+
+    ``stage`` is "starting", one of the trainer's preparations, of which ``stage_done`` of ``stage_total`` is done, or
+    "training"; empty when the run does not run.
+    """
 
     run: RunDir
     job: Job | None
@@ -110,6 +114,8 @@ class RunView:
     seconds_left: float | None = None
     loss: float | None = None
     stage: str = ""
+    stage_done: int = 0
+    stage_total: int = 0
     result: Path | None = None
     error: ExtensionError | None = None
 
@@ -538,23 +544,31 @@ def _view(run: RunDir, job: Job, progress: Progress, status: Status) -> RunView:
         error = ExtensionError.from_json(failed.error)
     elif status == "died":
         error = _died(run, progress)
-    # What is left is known once steps are made; before that the plan is the best guess.
-    seconds_left = None
-    if status == "running":
-        working = preparing is None or (stepped is not None and progress.latest["stepped"].at >= run.started()[0])
-        seconds_left = stepped.seconds_left if stepped and working else plan.seconds if plan else None
+    stage = _stage(progress) if status == "running" else ""
+    counted = preparing if preparing is not None and preparing.stage == stage else None
     return RunView(
         run=run,
         job=job,
         status=status,
         step=finished.step if status == "finished" and finished else step,
         steps=steps,
-        seconds_left=seconds_left,
+        seconds_left=_seconds_left(progress, plan) if status == "running" else None,
         loss=stepped.loss if stepped else None,
-        stage=_stage(progress) if status == "running" else "",
+        stage=stage,
+        stage_done=counted.done if counted else 0,
+        stage_total=counted.total if counted else 0,
         result=_result(job, finished) if status == "finished" and finished else None,
         error=error,
     )
+
+
+def _seconds_left(progress: Progress, plan: estimate.Plan | None) -> float | None:
+    """What the trainer says once it makes steps; before that what the plan said, less the time since the start."""
+    started, _ = progress.run.started()
+    stepped = progress.latest.get("stepped")
+    if stepped is not None and isinstance(stepped.event, events.Stepped) and stepped.at >= started:
+        return stepped.event.seconds_left
+    return max(plan.seconds - (time.time() - started), 5.0) if plan else None
 
 
 def _stage(progress: Progress) -> str:

@@ -377,6 +377,8 @@ def run_json(view: RunView, services: Services, lang: str) -> dict[str, Any]:
         "goal": job.goal if job else "",
         "status": view.status,
         "stage": view.stage,
+        "stage_done": view.stage_done,
+        "stage_total": view.stage_total,
         "step": view.step,
         "steps": view.steps,
         "seconds_left": view.seconds_left,
