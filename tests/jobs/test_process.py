@@ -86,6 +86,7 @@ def test_a_trainer_that_crashes_before_its_first_word_is_dead_at_once_and_the_lo
 def test_an_interpreter_that_is_missing_is_a_sentence(jobs, run):
     with pytest.raises(JobError, match="could not be started"):
         process.start(run, ["/no/such/python"])
+    assert jobs.view(run).status == "waiting"
 
 
 STARTER = """

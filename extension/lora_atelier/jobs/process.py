@@ -48,6 +48,8 @@ def start(run: RunDir, command: Sequence[str] | None = None) -> None:
                 **_detached(sys.platform),
             )
     except OSError as error:
+        with contextlib.suppress(OSError):
+            run.started_path.unlink()  # nobody works on it: it is what it was before
         raise JobError(
             "The training could not be started.",
             why="{reason}.",
