@@ -46,6 +46,12 @@ def test_the_page_learns_what_it_can_offer(client):
     assert options["defaults"]["base_model"] == options["base_models"][0]["path"]
 
 
+def test_the_page_is_given_the_words_of_a_language(client):
+    assert client.get(f"{V1}/locales/ja").json()["entries"] == locales.catalogue("ja")
+    for other in ("en", "xx", "..%2f..%2fpyproject"):
+        assert client.get(f"{V1}/locales/{other}").json().get("entries", {}) == {}
+
+
 def test_pictures_are_dropped_shown_and_taken_away(client):
     upload = drop(client, "b.png", "あ & い#1.png")
 

@@ -50,6 +50,14 @@ def test_a_picture_and_its_caption_are_kept(uploads, upload):
     assert (picture.caption, picture.refused, picture.problems) == ("momo, red", False, ())
 
 
+def test_captions_of_the_other_usual_ending_are_taken_as_well(uploads, upload):
+    take(uploads, upload, "a.png", png())
+    take(uploads, upload, "a.caption", b"a caption")
+    uploads.receive(upload, "b.zip", archive(**{"b.png": png("blue"), "b.caption": "another"}))
+
+    assert [picture.caption for picture in uploads.get(upload).listing().pictures] == ["a caption", "another"]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp932"])
 def test_a_caption_is_understood_as_japanese_windows_programs_save_it(uploads, upload, encoding):
     take(uploads, upload, "a.png", png())

@@ -149,6 +149,11 @@ def _add_session(api: APIRouter, services: Services) -> None:
             }
         )
 
+    @api.get("/locales/{lang}")
+    def entries(lang: str) -> Response:
+        """What a page needs to speak a language: English template -> translation; empty for English."""
+        return _answer({"entries": locales.catalogue(lang)})
+
     @api.get("/options")
     def options() -> Response:
         models = [{"path": str(m.path), "title": m.title, "family": m.family} for m in services.base_models()]

@@ -34,6 +34,7 @@ THUMBNAIL_SIDE = 256
 MAX_FILE_BYTES = 200_000_000
 MAX_ARCHIVE_BYTES = 20_000_000_000
 MAX_ARCHIVE_FILES = 50_000
+_CAPTION_SUFFIXES = (".txt", ".caption")
 _CAPTION_BYTES = 64_000
 _SPARE_BYTES = 100_000_000
 _WINDOWS_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?")
@@ -240,7 +241,7 @@ class Uploads:
                 raise OSError(28, "No space left on device")
             if suffix == ".zip":
                 return self._archive(folder, name, stream)
-            if suffix == ".txt":
+            if suffix in _CAPTION_SUFFIXES:
                 return _take_caption(folder, name, stream)
             if suffix in PICTURE_SUFFIXES:
                 return _take_picture(folder, name, stream)
@@ -335,7 +336,7 @@ def _take_members(folder: PictureFolder, archive: zipfile.ZipFile) -> Iterator[R
         yield received
     for member in members:
         stem = renamed.get(PurePosixPath(member.filename).with_suffix(""))
-        if member.filename.lower().endswith(".txt") and stem is not None:
+        if member.filename.lower().endswith(_CAPTION_SUFFIXES) and stem is not None:
             with archive.open(member) as stream:
                 yield _take_caption(folder, f"{stem}.txt", stream)
 
@@ -343,7 +344,7 @@ def _take_members(folder: PictureFolder, archive: zipfile.ZipFile) -> Iterator[R
 def _is_wanted(filename: str) -> bool:
     path = PurePosixPath(filename.replace("\\", "/"))
     hidden = "__MACOSX" in path.parts or path.name.startswith(".")
-    return not hidden and (_is_picture_name(path.name) or path.suffix.lower() == ".txt")
+    return not hidden and (_is_picture_name(path.name) or path.suffix.lower() in _CAPTION_SUFFIXES)
 
 
 def _join(parts: Iterator[Received]) -> Received:
