@@ -199,6 +199,8 @@ def environment() -> Dict[str, str]:
     """The environment variables for our own programs: our package, nobody else's."""
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
     kept["PYTHONPATH"] = str(EXTENSION)
+    # torch's threads sleep while they wait for each other: spinning on cores that a training uses too costs tenfold.
+    kept.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return kept
 
 

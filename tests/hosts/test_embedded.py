@@ -143,14 +143,19 @@ def test_requests_from_several_threads_do_not_mix_their_loras(host, add):
     assert all((results[at] == expected[prompt]).all() for at, prompt in enumerate(prompts))
 
 
-def test_the_number_of_threads_is_what_it_was_before(host):
-    before = torch.get_num_threads()
-    seen = []
+@pytest.mark.parametrize(("policy", "threads"), [("PASSIVE", 3), ("", 1)])
+def test_the_small_model_gets_one_thread_where_waiting_threads_spin(host, monkeypatch, policy, threads):
+    monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(3)
 
-    host.generate(request(), on_progress=lambda *_: seen.append(torch.get_num_threads()))
+    try:
+        host.generate(request(), on_progress=lambda *_: seen.append(torch.get_num_threads()))
 
-    assert set(seen) == {1}
-    assert torch.get_num_threads() == before
+        assert set(seen) == {threads}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_drawing_plainly_applies_loras_and_saves_nothing(host, add):

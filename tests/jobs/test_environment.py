@@ -40,6 +40,11 @@ def test_nothing_that_a_webui_set_for_itself_reaches_the_trainer():
     assert "HF_TOKEN" not in given and "virtual_env" not in given
 
 
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise():
+    assert environment.trainer_environment({})["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert environment.trainer_environment({"OMP_WAIT_POLICY": "ACTIVE"})["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
 def test_the_environment_beside_the_extension_is_used_once_it_is_complete(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "_NEEDED", ("a_package_that_nobody_has",))
     python = environment.venv_python(tmp_path / ".venv")
