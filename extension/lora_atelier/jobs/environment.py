@@ -38,7 +38,6 @@ _SET = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONUNBUFFERED": "1",
     "PYTHONUTF8": "1",
-    "PYTHONNOUSERSITE": "1",
 }
 # Unless the user says otherwise: torch's threads sleep while they wait for each other instead of spinning. On cores
 # that something else uses too (a picture is drawn while a training runs) spinning takes ten times the processor time.
