@@ -1,0 +1,258 @@
+"""The embedded host's page: txt2img in Gradio, the LoRA Atelier tab, and the server that carries both."""
+
+from __future__ import annotations
+
+import html
+import os
+import threading
+import webbrowser
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio
+
+from .. import locales
+from ..errors import ExtensionError, message
+from ..hosts.embedded import EmbeddedHost, GenerateRequest
+from ..models.detect import ModelInfo
+from ..models.sample import SAMPLERS
+from ..ui import tab
+from ..web.routes import router
+from ..web.services import Services, services
+from . import examples, world
+
+ROOT = Path(__file__).parents[3]
+ASSETS = "/lora-atelier/assets"
+_SCRIPTS = ROOT / "javascript"
+_STYLE = ROOT / "style.css"
+_FONTS = ["system-ui", "Segoe UI", "Hiragino Sans", "Yu Gothic UI", "Noto Sans CJK JP", "sans-serif"]
+_LANGUAGE_COOKIE = "atelier_lang"
+_CSS = """
+footer { display: none !important; }
+.gradio-container { max-width: 1320px !important; margin: 0 auto !important; }
+#atelier_generate { min-height: 46px; }
+#atelier_comments { min-height: 0; padding: 0; }
+.atelier-comment { border-left: 3px solid #c8472b; padding: 4px 12px; margin: 4px 0; }
+#atelier_infotext textarea { font-family: ui-monospace, monospace; font-size: 12px; }
+"""
+
+
+def serve(host: EmbeddedHost, *, port: int, open_browser: bool = True) -> int:
+    """Serve the page on this machine's loopback address until Ctrl-C; prints the address first. Returns 0."""
+    import uvicorn
+
+    app = make_app(host)
+    address = f"http://127.0.0.1:{port}/"
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
+    threading.Thread(target=_announce, args=(server, address, open_browser), daemon=True).start()
+    server.run()
+    return 0
+
+
+def _announce(server: Any, address: str, open_browser: bool) -> None:
+    """Print the address once the server answers; before that a browser would show an error."""
+    pause = threading.Event()
+    while not server.started:
+        if server.should_exit:
+            return
+        pause.wait(0.1)
+    said = message("LoRA Atelier is at {address} (Ctrl-C ends it).", address=address)
+    print(locales.sentence(said, locales.choose(os.environ.get("LANG", "").replace("_", "-"))), flush=True)
+    if open_browser:
+        webbrowser.open(address)
+
+
+def make_app(host: EmbeddedHost) -> Any:
+    """The FastAPI application: our routes, our scripts, and the Gradio page at the root."""
+    from fastapi import FastAPI
+    from fastapi.staticfiles import StaticFiles
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(router(_services(host)))
+    app.mount(ASSETS, StaticFiles(directory=_SCRIPTS), name="atelier-scripts")
+    outputs = host.data_dir / "outputs"
+    outputs.mkdir(parents=True, exist_ok=True)
+    return gradio.mount_gradio_app(
+        app,
+        build(host),
+        path="/",
+        allowed_paths=[str(outputs.resolve())],
+        footer_links=[],
+        show_error=True,
+        ssr_mode=False,
+        theme=_theme(),
+        css=_STYLE.read_text(encoding="utf-8") + _CSS,
+        head="".join(f'<script defer src=".{ASSETS}/{path.name}"></script>' for path in sorted(_SCRIPTS.glob("*.js"))),
+    )
+
+
+def _services(host: EmbeddedHost) -> Services:
+    def regularisation(info: ModelInfo) -> Path | None:
+        # Only the embedded model knows the world that these pictures show.
+        folder = examples.example_folder(examples.REGULARISATION)
+        return folder if info.family == "toy" and folder.is_dir() else None
+
+    return services(host, regularisation=regularisation)
+
+
+def _theme() -> Any:
+    # Names of fonts that systems have: Gradio's own theme would ask a font server on the web.
+    theme = gradio.themes.Soft(
+        primary_hue="orange", neutral_hue="stone", font=_FONTS, font_mono=["ui-monospace", "monospace"]
+    )
+    quiet = {"block_title_background_fill": "transparent", "block_label_background_fill": "transparent"}
+    return theme.set(
+        **quiet,
+        **{f"{name}_dark": value for name, value in quiet.items()},
+        block_title_text_color="*body_text_color",
+        block_title_text_color_dark="*body_text_color",
+        block_label_text_color="*body_text_color",
+        block_label_text_color_dark="*body_text_color",
+        block_title_padding="0",
+        slider_color="#c8472b",
+        slider_color_dark="#f07a5c",
+        button_primary_background_fill="#c8472b",
+        button_primary_background_fill_hover="#a83820",
+        button_primary_background_fill_dark="#f07a5c",
+        button_primary_background_fill_hover_dark="#f59a82",
+        button_primary_text_color_dark="#1d1411",
+    )
+
+
+# ------------------------------------------------------------------------------------------------- the page
+
+
+def build(host: EmbeddedHost) -> Any:
+    """The Gradio page: a tab for pictures and a tab for training."""
+    with gradio.Blocks(title="LoRA Atelier", analytics_enabled=False) as page, gradio.Tabs():
+        with gradio.Tab("txt2img", id="txt2img"):
+            _txt2img(host)
+        with gradio.Tab(tab.TITLE, id="atelier", render_children=True):
+            tab.build(gradio)
+    return page
+
+
+def _txt2img(host: EmbeddedHost) -> None:
+    toy = host.family() == "toy"
+    side = host.current().resolution
+    with gradio.Row():
+        with gradio.Column(scale=6, min_width=340):
+            prompt = gradio.Textbox(
+                label=_("Prompt"),
+                lines=3,
+                elem_id="atelier_prompt",
+                placeholder=_("Say what to draw; <lora:name:0.8> calls a LoRA"),
+            )
+            negative = gradio.Textbox(label=_("Negative prompt"), lines=2, elem_id="atelier_negative")
+            if toy:
+                gradio.Examples([[text] for text in world.EXAMPLE_PROMPTS], [prompt], label=_("Examples"))
+            with gradio.Row():
+                sampler = gradio.Dropdown(list(SAMPLERS), value="DDIM", label=_("Sampler"), elem_id="atelier_sampler")
+                steps = gradio.Slider(1, 100, 20, step=1, label=_("Steps"), elem_id="atelier_steps")
+            with gradio.Row():
+                cfg = gradio.Slider(1, 15, 3 if toy else 7, step=0.5, label=_("CFG scale"), elem_id="atelier_cfg")
+                with gradio.Column(min_width=160):
+                    seed = gradio.Number(-1, label=_("Seed (-1: a new one)"), precision=0, elem_id="atelier_seed")
+                    reuse = gradio.Button(_("Use the last seed"), size="sm", elem_id="atelier_reuse")
+            with gradio.Row():
+                width = gradio.Slider(64, 128 * 2 if toy else 1536, side, step=32, label=_("Width"))
+                height = gradio.Slider(64, 128 * 2 if toy else 1536, side, step=32, label=_("Height"))
+            with gradio.Row():
+                size = gradio.Slider(1, 8, 1, step=1, label=_("Batch size"), elem_id="atelier_batch_size")
+                count = gradio.Slider(1, 20, 1, step=1, label=_("Batch count"), elem_id="atelier_batch_count")
+        with gradio.Column(scale=5, min_width=320):
+            with gradio.Row():
+                generate = gradio.Button(_("Generate"), variant="primary", elem_id="atelier_generate")
+                stop = gradio.Button(_("Stop"), elem_id="atelier_interrupt")
+            gallery = gradio.Gallery(
+                label=_("Pictures"),
+                columns=2,
+                object_fit="contain",
+                height=440,
+                interactive=False,
+                elem_id="atelier_gallery",
+                format="png",
+            )
+            comments = gradio.HTML("", elem_id="atelier_comments")
+            infotext = gradio.Textbox(
+                label=_("Generation data"), lines=4, interactive=False, elem_id="atelier_infotext", buttons=["copy"]
+            )
+    gradio.HTML('<div id="atelier_cards"></div>')
+    last = gradio.State(-1)
+    inputs = [prompt, negative, steps, sampler, cfg, width, height, seed, size, count]
+    outputs = [gallery, comments, infotext, last]
+    gradio.on([generate.click, prompt.submit], _handler(host), inputs, outputs)
+    gallery.select(_chosen_infotext, [gallery], [infotext])
+    stop.click(host.cancel, None, None, queue=False)
+    reuse.click(lambda value: value, [last], [seed], queue=False)
+
+
+def _handler(host: EmbeddedHost) -> Any:
+    """What Generate does; its files, what to say about them as HTML, the first picture's infotext, its seed."""
+
+    def generate(
+        prompt: str,
+        negative: str,
+        steps: int,
+        sampler: str,
+        cfg: float,
+        width: int,
+        height: int,
+        seed: float | None,
+        size: int,
+        count: int,
+        request: gradio.Request,
+        progress: gradio.Progress = gradio.Progress(),
+    ) -> tuple[list[str], str, str, int]:
+        asked = GenerateRequest(
+            prompt=prompt or "",
+            negative_prompt=negative or "",
+            steps=int(steps),
+            sampler=sampler,
+            cfg_scale=float(cfg),
+            width=int(width),
+            height=int(height),
+            seed=-1 if seed is None else int(seed),
+            batch_size=int(size),
+            batch_count=int(count),
+        )
+        lang = _language(request)
+        try:
+            made = host.generate(asked, on_progress=lambda step, all_steps: progress((step, all_steps)))
+        except ExtensionError as error:
+            return [], _comments_html([locales.sentence(error, lang)]), "", -1
+        files = [str(path) for path in made.files if path is not None]
+        said = [locales.sentence(note, lang) for note in made.comments]
+        first = made.infotexts[0] if made.infotexts else ""
+        return files, _comments_html(said), first, made.seeds[0] if made.seeds else -1
+
+    return generate
+
+
+def _(label: str) -> str:
+    """A label as it is: the page's script puts it into the reader's language, and the catalogue knows it by this."""
+    return label
+
+
+def _language(request: Any) -> str:
+    headers: Mapping[str, str] = getattr(request, "headers", None) or {}
+    cookies: Mapping[str, str] = getattr(request, "cookies", None) or {}
+    return locales.choose(headers.get("accept-language", ""), cookies.get(_LANGUAGE_COOKIE, ""))
+
+
+def _comments_html(sentences: list[str]) -> str:
+    return "".join(f'<p class="atelier-comment" data-atelier-said>{html.escape(said)}</p>' for said in sentences)
+
+
+def _chosen_infotext(pictures: Any, event: gradio.SelectData) -> str:
+    """The infotext of the picture that was clicked, read from its file."""
+    from PIL import Image
+
+    chosen = pictures[event.index]
+    path = chosen[0] if isinstance(chosen, list | tuple) else chosen
+    try:
+        with Image.open(path) as picture:
+            return str(picture.info.get("parameters", ""))
+    except OSError:
+        return ""

@@ -1,0 +1,1 @@
+"""The training tab: one element, which the scripts in ``javascript/`` fill from our JSON routes."""

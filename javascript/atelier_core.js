@@ -1,0 +1,171 @@
+// What the other scripts stand on: the language, calls to our routes, small helpers for the page.
+// Everything of ours lives under window.atelier; nothing is done before the page is there.
+(function () {
+    "use strict";
+
+    const PREFIX = "./lora-atelier/v1/";
+    const state = { token: "", lang: "en", dictionary: {}, listeners: [] };
+
+    // ---------------------------------------------------------------------------------------------- language
+
+    function t(template, values) {
+        const said = state.dictionary[template] || template;
+        return said.replace(/\{(\w+)\}/g, (hole, name) => (values && name in values ? String(values[name]) : hole));
+    }
+
+    function preferred() {
+        const kept = storage("atelier_lang");
+        if (kept === "en" || kept === "ja") return kept;
+        return (navigator.language || "").toLowerCase().startsWith("ja") ? "ja" : "en";
+    }
+
+    function storage(key, value) {
+        try {
+            if (value === undefined) return window.localStorage.getItem(key);
+            window.localStorage.setItem(key, value);
+        } catch (error) {
+            // A browser that keeps nothing loses the choice of language, no more.
+        }
+        return null;
+    }
+
+    async function setLanguage(lang) {
+        state.lang = lang;
+        storage("atelier_lang", lang);
+        document.cookie = `atelier_lang=${lang}; path=/; SameSite=Strict`;
+        document.documentElement.lang = lang;
+        state.dictionary = lang === "en" ? {} : (await api("GET", `locales/${lang}`)).entries;
+        state.listeners.forEach((listener) => listener());
+    }
+
+    // -------------------------------------------------------------------------------------------------- calls
+
+    class ApiError extends Error {
+        constructor(said, status) {
+            super([said.what, said.why, said.todo].filter(Boolean).join(" "));
+            this.said = said;
+            this.status = status;
+        }
+    }
+
+    async function api(method, path, body, again) {
+        const headers = { "X-Atelier-Lang": state.lang };
+        if (method !== "GET") headers["X-Atelier-Token"] = state.token;
+        const options = { method, headers, credentials: "same-origin" };
+        if (body instanceof FormData) options.body = body;
+        else if (body !== undefined) {
+            headers["Content-Type"] = "application/json";
+            options.body = JSON.stringify(body);
+        }
+        let answer;
+        try {
+            answer = await fetch(PREFIX + path, options);
+        } catch (error) {
+            throw new ApiError(
+                { what: t("The program does not answer."), why: "", todo: t("Start it again; this page then goes on.") },
+                0
+            );
+        }
+        const data = await answer.json().catch(() => ({}));
+        if (answer.ok) return data;
+        if (answer.status === 403 && method !== "GET" && !again) {
+            // The program was started again since this page was opened: its token is another one now.
+            await session();
+            return api(method, path, body, true);
+        }
+        throw new ApiError(data.error || { what: `${answer.status} ${answer.statusText}` }, answer.status);
+    }
+
+    async function session() {
+        const said = await api("GET", "session");
+        state.token = said.token;
+        return said;
+    }
+
+    // ------------------------------------------------------------------------------------------------ elements
+
+    // el("p", {class: "x", onclick: f, text: "…"}, child, "text", …); text is never read as HTML.
+    function el(tag, attributes, ...children) {
+        const made = document.createElement(tag);
+        for (const [name, value] of Object.entries(attributes || {})) {
+            if (value === undefined || value === null || value === false) continue;
+            if (name === "text") made.textContent = value;
+            else if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+            else made.setAttribute(name, value === true ? "" : value);
+        }
+        made.append(...children.filter((child) => child !== null && child !== undefined && child !== false));
+        return made;
+    }
+
+    function svg(tag, attributes, ...children) {
+        const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+        for (const [name, value] of Object.entries(attributes || {})) made.setAttribute(name, value);
+        made.append(...children);
+        return made;
+    }
+
+    function replace(parent, ...children) {
+        parent.replaceChildren(...children.filter((child) => child !== null && child !== undefined && child !== false));
+    }
+
+    // "3 minutes"; seconds only where they matter.
+    function duration(seconds) {
+        if (seconds < 60) return t("{count} seconds", { count: Math.max(1, Math.round(seconds)) });
+        if (seconds < 5400) return t("{count} minutes", { count: Math.round(seconds / 60) });
+        return t("{count} hours", { count: (seconds / 3600).toFixed(1) });
+    }
+
+    function errorBox(error) {
+        const said = error.said || { what: error.message };
+        const rest = [said.why, said.todo].filter(Boolean).join(" ");
+        return el("div", { class: "atelier-error", role: "alert" }, el("strong", { text: said.what }), rest ? " " + rest : "");
+    }
+
+    function root() {
+        return typeof gradioApp === "function" ? gradioApp() : document;
+    }
+
+    function find(id) {
+        return root().querySelector(`#${id}`) || document.getElementById(id);
+    }
+
+    // Calls back whenever the element appears (webuis move and rebuild parts of their page).
+    function whenThere(id, use) {
+        const seen = new WeakSet();
+        function look() {
+            const found = find(id);
+            if (found && !seen.has(found)) {
+                seen.add(found);
+                use(found);
+            }
+        }
+        new MutationObserver(look).observe(document.documentElement, { childList: true, subtree: true });
+        if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", look);
+        else look();
+    }
+
+    async function start() {
+        await session();
+        await setLanguage(preferred());
+    }
+
+    let started = null;
+
+    window.atelier = {
+        t,
+        api,
+        el,
+        svg,
+        find,
+        replace,
+        duration,
+        errorBox,
+        whenThere,
+        setLanguage,
+        PREFIX,
+        lang: () => state.lang,
+        onLanguage: (listener) => state.listeners.push(listener),
+        ready: () => (started = started || start()),
+        refreshSession: session,
+    };
+})();
