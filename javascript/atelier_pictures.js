@@ -109,6 +109,9 @@
                     part.forEach((file) => body.append("files", file, file.name));
                     const said = await api("POST", `uploads/${this.upload}/pictures`, body);
                     this.problems.push(...said.problems);
+                    // What is no picture at all is not kept, so no tile will say it.
+                    const lost = said.pictures.filter((picture) => picture.refused && !picture.thumbnail_url);
+                    this.problems.push(...lost.map((picture) => `${picture.name}: ${picture.problems.join(" ")}`));
                     this.total = said.total;
                     done += part.length;
                     this.say(t("Adding pictures … {done} of {total}", { done, total: files.length }), done / files.length);

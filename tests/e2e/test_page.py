@@ -1,0 +1,194 @@
+"""The page as a person meets it: what it says to wrong input, and that nothing is lost."""
+
+import re
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+pytestmark = pytest.mark.browser
+
+PROHIBITED = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description xmlns:plus="http://ns.useplus.org/ldf/xmp/1.0/" '
+    'plus:DataMining="http://ns.useplus.org/ldf/vocab/DMI-PROHIBITED"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+def open_tab(page):
+    page.get_by_role("tab", name="LoRA Atelier").click()
+    page.wait_for_selector("#atelier_train")
+
+
+def answer(page, name="momo", trigger="momo", whose="mine"):
+    page.fill("#atelier_name", name)
+    page.fill("#atelier_trigger", trigger)
+    page.check(f'input[name="atelier_whose"][value="{whose}"]')
+
+
+def said(page, field):
+    return page.locator(f'.atelier-said[data-field="{field}"]')
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    made = []
+    for at in range(3):
+        path = tmp_path / f"picture {at}.png"
+        Image.effect_noise((128, 128), 40 + at).convert("RGB").save(path)
+        made.append(path)
+    return made
+
+
+def test_train_without_anything_says_what_is_missing_beside_its_field(page):
+    open_tab(page)
+
+    page.click("#atelier_train")
+
+    page.wait_for_selector(".atelier-notes p")
+    assert "no pictures" in page.inner_text(".atelier-notes")
+    assert "no letter or digit" in said(page, "name").inner_text()
+    assert "no trigger word" in said(page, "trigger").inner_text()
+    assert "whose pictures" in said(page, "whose").inner_text()
+
+
+def test_dropped_pictures_are_shown_with_what_is_wrong_with_each(page, pictures, tmp_path):
+    text = tmp_path / "text.png"
+    text.write_text("I am no picture", encoding="utf-8")
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", PROHIBITED)
+    forbidden = tmp_path / "禁止.png"
+    Image.new("RGB", (128, 128), "red").save(forbidden, pnginfo=info)
+    (tmp_path / "picture 0.txt").write_text("a 桃 on a table", encoding="utf-8")
+    open_tab(page)
+
+    page.set_input_files("#atelier_files", [*pictures, text, forbidden, tmp_path / "picture 0.txt"])
+
+    page.wait_for_selector(".atelier-tile.is-refused")
+    grid = page.inner_text("#atelier_thumbnails")
+    assert "a 桃 on a table" in grid
+    assert "forbids training" in grid
+    assert page.locator(".atelier-tile").count() >= 4
+    everything = page.inner_text("#atelier_root")
+    assert "text.png" in everything, everything
+
+
+def test_the_plan_says_pictures_steps_and_time_before_anything_starts(page, pictures):
+    open_tab(page)
+    answer(page)
+
+    page.set_input_files("#atelier_files", pictures)
+
+    page.wait_for_function("document.querySelector('#atelier_plan').textContent.includes('3 pictures')")
+    plan = page.inner_text("#atelier_plan")
+    assert re.search(r"\d+ steps", plan) and re.search(r"about .*(seconds|minutes)", plan) and "MB" in plan
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("a/b:c<d>", r"<lora:a-b-c-d:0\.8>"),
+        ("桃の絵", None),
+        ("with spaces", r"<lora:with_spaces:0\.8>"),
+        ("x" * 64, None),
+        ("x" * 70, r"<lora:x{64}:0\.8>"),
+    ],
+)
+def test_a_name_is_made_usable_before_the_users_eyes(page, typed, shown):
+    open_tab(page)
+    page.fill("#atelier_name", typed)
+
+    page.wait_for_function(
+        "expected => { const said = document.querySelector('.atelier-said[data-field=\"name\"]').textContent;"
+        "return expected ? said.includes('<lora:') : true }",
+        arg=bool(shown),
+    )
+    if shown:
+        assert re.search(shown, said(page, "name").inner_text())
+    else:
+        page.wait_for_timeout(1500)
+        assert said(page, "name").inner_text() == ""
+
+
+def test_a_folder_of_5000_pictures_is_accepted_and_the_plan_says_how_long(page, tmp_path):
+    folder = tmp_path / "many pictures"
+    folder.mkdir()
+    Image.new("RGB", (64, 64), "red").save(folder / "00000.png")
+    data = (folder / "00000.png").read_bytes()
+    for at in range(1, 5000):
+        (folder / f"{at:05}.png").write_bytes(data)
+    open_tab(page)
+    answer(page)
+
+    page.fill("#atelier_folder", str(folder))
+    page.click("#atelier_open_folder")
+
+    page.wait_for_function("document.querySelector('#atelier_plan').textContent.includes('5000 pictures')")
+    assert "5000 pictures" in page.inner_text("#atelier_count")
+    assert page.locator(".atelier-tile").count() <= 120
+    assert page.locator("#atelier_train").is_enabled()
+
+
+def test_a_folder_that_is_not_there_is_a_sentence(page):
+    open_tab(page)
+
+    page.fill("#atelier_folder", "/no/such/folder")
+    page.click("#atelier_open_folder")
+
+    page.wait_for_selector(".atelier-error")
+    assert "/no/such/folder" in page.inner_text(".atelier-error")
+
+
+def test_the_page_speaks_japanese_when_it_is_asked_to(page):
+    open_tab(page)
+
+    page.get_by_role("button", name="日本語").last.click()
+
+    page.wait_for_selector("text=誰の画像ですか?")
+    assert page.inner_text("#atelier_train") == "学習する"
+    page.get_by_role("tab", name="txt2img").click()
+    page.wait_for_selector("text=ネガティブプロンプト")
+    page.reload()
+    page.wait_for_selector("text=ネガティブプロンプト")  # remembered
+
+
+def test_an_unknown_lora_names_the_nearest_and_the_picture_is_made(page, server):
+    loras = server.data_dir / "loras"
+    loras.mkdir(exist_ok=True)
+    (loras / "momotaro.safetensors").write_bytes(b"\x02\x00\x00\x00\x00\x00\x00\x00{}")
+
+    page.fill("#atelier_prompt textarea", "a red circle <lora:momotarou:0.8>")
+    page.fill("#atelier_steps input[type=number]", "2")
+    page.click("#atelier_generate")
+
+    page.wait_for_selector(".atelier-comment")
+    assert "momotarou" in page.inner_text("#atelier_comments")
+    assert "<lora:momotaro:" in page.inner_text("#atelier_comments")
+    page.wait_for_selector("#atelier_gallery img")
+    (loras / "momotaro.safetensors").unlink()
+
+
+def test_a_generated_picture_carries_what_a1111_reads(page, server):
+    page.fill("#atelier_prompt textarea", "a red circle, blue background")
+    page.fill("#atelier_steps input[type=number]", "2")
+    page.click("#atelier_generate")
+    page.wait_for_function("document.querySelector('#atelier_infotext textarea').value.includes('Steps: 2')")
+
+    newest = max((server.data_dir / "outputs").rglob("*.png"), key=lambda path: path.stat().st_mtime_ns)
+    with Image.open(newest) as picture:
+        text = picture.info["parameters"]
+    assert text.startswith("a red circle, blue background\n") and "Sampler: DDIM" in text and "Size: 128x128" in text
+
+
+def test_nothing_is_asked_of_another_server(browser, server):
+    context = browser.new_context()
+    asked = []
+    page = context.new_page()
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(server.url)
+    page.wait_for_selector("#atelier_prompt textarea")
+    page.get_by_role("tab", name="LoRA Atelier").click()
+    page.wait_for_selector("#atelier_train")
+    context.close()
+
+    foreign = [url for url in asked if not url.startswith((server.url, "data:", "blob:"))]
+    assert foreign == []
