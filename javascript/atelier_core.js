@@ -19,12 +19,14 @@
         return (navigator.language || "").toLowerCase().startsWith("ja") ? "ja" : "en";
     }
 
-    function storage(key, value) {
+    // What this browser keeps: for ever, or (``kept``: "sessionStorage") as long as this tab is open.
+    function storage(key, value, kept) {
         try {
-            if (value === undefined) return window.localStorage.getItem(key);
-            window.localStorage.setItem(key, value);
+            const place = window[kept || "localStorage"];
+            if (value === undefined) return place.getItem(key);
+            place.setItem(key, value);
         } catch (error) {
-            // A browser that keeps nothing loses the choice of language, no more.
+            // A browser that keeps nothing loses a choice, no more.
         }
         return null;
     }
@@ -115,6 +117,20 @@
         return t("{count} hours", { count: (seconds / 3600).toFixed(1) });
     }
 
+    // Buttons of the languages there are; each is written in its own.
+    function languages() {
+        const choice = (lang, name) =>
+            el("button", {
+                type: "button",
+                lang,
+                class: `atelier-link${state.lang === lang ? " is-chosen" : ""}`,
+                "aria-pressed": String(state.lang === lang),
+                onclick: () => setLanguage(lang),
+                text: name,
+            });
+        return el("nav", { class: "atelier-languages", "aria-label": "Language / 言語" }, choice("en", "English"), choice("ja", "日本語"));
+    }
+
     function errorBox(error) {
         const said = error.said || { what: error.message };
         const rest = [said.why, said.todo].filter(Boolean).join(" ");
@@ -151,6 +167,13 @@
 
     let started = null;
 
+    // One start for all who ask; one that failed is tried again by the next who asks.
+    function ready() {
+        started = started || start();
+        started.catch(() => (started = null));
+        return started;
+    }
+
     window.atelier = {
         t,
         api,
@@ -160,12 +183,14 @@
         replace,
         duration,
         errorBox,
+        languages,
+        storage,
         whenThere,
         setLanguage,
         PREFIX,
         lang: () => state.lang,
         onLanguage: (listener) => state.listeners.push(listener),
-        ready: () => (started = started || start()),
+        ready,
         refreshSession: session,
     };
 })();

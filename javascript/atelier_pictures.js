@@ -16,7 +16,8 @@
             this.total = 0;
             this.shown = [];
             this.problems = [];
-            this.busy = null;
+            this.busy = 0;
+            this.line = Promise.resolve();
             this.element = el("div", { class: "atelier-pictures" });
         }
 
@@ -134,16 +135,29 @@
             });
         }
 
-        async working(text, work) {
-            this.error = null;
-            this.say(text);
-            try {
-                await work();
-            } catch (error) {
-                this.error = error;
-            }
-            this.draw();
+        // One thing after the other: two drops at once would otherwise begin two collections.
+        working(text, work) {
+            this.busy += 1;
             this.onchange();
+            this.line = this.line.then(async () => {
+                this.error = null;
+                this.say(text);
+                try {
+                    await work();
+                } catch (error) {
+                    this.error = error;
+                }
+                this.busy -= 1;
+                this.draw();
+                this.onchange();
+            });
+            return this.line;
+        }
+
+        // Show a collection of earlier, by its id.
+        async again(upload) {
+            const said = await api("GET", `uploads/${upload}?from=0&count=${PAGE}`);
+            this.take(upload, said.folder || "", said.total, said.pictures);
         }
 
         say(text, share) {

@@ -32,6 +32,7 @@
             this.warnings = [];
             this.run = null;
             this.error = null;
+            this.parts = {};
             this.element = el("section", { class: "atelier-card atelier-run", id: "atelier_run" });
         }
 
@@ -64,38 +65,70 @@
             else if (event.kind === "started") this.warnings = [];
         }
 
-        draw() {
-            const run = this.run;
-            if (!run) return replace(this.element, this.error ? errorBox(this.error) : el("p", { text: t("Starting …") }));
-            replace(
-                this.element,
-                el("header", { class: "atelier-run-head" }, el("h3", { text: run.name }), badge(run.status)),
-                this.error && errorBox(this.error),
-                run.status === "running" && this.progress(),
-                run.error && errorBox({ said: run.error }),
-                run.status === "stopped" && el("p", { text: t("Stopped at step {step} of {steps}. Nothing is lost.", { step: run.step, steps: run.steps }) }),
-                run.status === "finished" && run.result && result(run),
-                this.buttons(),
-                this.losses.length > 1 && chart(this.losses, this.heldout, run.steps),
-                this.samples.length > 0 && this.gallery(),
-                ...[...new Set(this.warnings)].slice(0, 6).map((text) => el("p", { class: "atelier-note", text }))
-            );
-            return undefined;
+        // Only what changed is made anew: a focus, a scrolled row and a loaded picture stay as they are.
+        part(name, key, make) {
+            const text = JSON.stringify([window.atelier.lang(), key]);
+            if (!this.parts[name]) {
+                this.parts[name] = { element: el("div", { class: "atelier-part" }), text: null };
+                this.element.append(this.parts[name].element);
+            }
+            const part = this.parts[name];
+            if (part.text === text) return;
+            part.text = text;
+            replace(part.element, ...[make()].flat());
         }
 
-        progress() {
+        draw() {
+            const run = this.run || { status: "", name: "", step: 0, steps: 0 };
+            const warnings = [...new Set(this.warnings)].slice(0, 6);
+            this.part("head", [run.name, run.status], () =>
+                run.status
+                    ? el("header", { class: "atelier-run-head" }, el("h3", { text: run.name }), badge(run.status))
+                    : !this.error && el("p", { text: t("Starting …") })
+            );
+            this.part("unreachable", this.error && this.error.message, () => this.error && errorBox(this.error));
+            this.part("progress", run.status === "running", () => run.status === "running" && this.progressParts());
+            if (run.status === "running") this.showProgress();
+            this.part("error", run.error, () => run.error && errorBox({ said: run.error }));
+            this.part(
+                "stopped",
+                [run.status, run.step],
+                () => run.status === "stopped" && el("p", { text: t("Stopped at step {step} of {steps}. Nothing is lost.", run) })
+            );
+            this.part("result", [run.status, run.result], () => run.status === "finished" && run.result && result(run));
+            this.part("buttons", [run.status, run.can_resume], () => this.buttons());
+            this.part(
+                "chart",
+                [this.losses.length, this.losses.at(-1), this.heldout.length, run.steps],
+                () => this.losses.length > 1 && chart(this.losses, this.heldout, run.steps)
+            );
+            this.part("samples", this.samples, () => this.samples.length > 0 && this.gallery());
+            this.part("warnings", warnings, () => warnings.map((text) => el("p", { class: "atelier-note", text })));
+        }
+
+        progressParts() {
+            this.bar = el("progress", { class: "atelier-progress", max: 1, value: 0 });
+            this.label = el("p", { id: "atelier_progress" });
+            // A screen reader hears every tenth, not every second.
+            this.spoken = el("p", { class: "atelier-spoken", "aria-live": "polite" });
+            return el("div", { class: "atelier-progressing" }, this.bar, this.label, this.spoken);
+        }
+
+        showProgress() {
             const { run } = this;
             const training = run.stage === "training" || run.stage === "samples";
+            const [done, total] = training ? [run.step, run.steps] : [run.stage_done, run.stage_total];
+            if (total) this.bar.value = done / total;
+            else this.bar.removeAttribute("value");
             const left = run.seconds_left && run.step ? t("about {time} left", { time: duration(run.seconds_left) }) : "";
             const label = training
                 ? [t("Step {step} of {steps}", { step: run.step, steps: run.steps }), left].filter(Boolean).join(" · ")
                 : (STAGES[run.stage] || STAGES.starting)();
-            return el(
-                "div",
-                { class: "atelier-progressing" },
-                el("progress", { class: "atelier-progress", max: run.steps || 1, value: run.step, "aria-label": label }),
-                el("p", { id: "atelier_progress", "aria-live": "polite", text: label })
-            );
+            this.label.textContent = label;
+            this.bar.setAttribute("aria-label", label);
+            const tenth = `${run.stage} ${total ? Math.floor((10 * done) / total) : 0}`;
+            if (this.tenth !== tenth) this.spoken.textContent = label;
+            this.tenth = tenth;
         }
 
         buttons() {
@@ -109,6 +142,7 @@
                 }
                 this.draw();
             };
+            if (run.status !== "running" && !run.can_resume) return null;
             return el(
                 "div",
                 { class: "atelier-row" },
@@ -130,7 +164,7 @@
                         el(
                             "figure",
                             { class: "atelier-sample" },
-                            el("img", { src: `${window.atelier.PREFIX}runs/${this.id}/samples/${encodeURIComponent(sample.file)}`, alt: sample.prompt, title: sample.prompt }),
+                            el("img", { src: `${window.atelier.PREFIX}runs/${this.id}/samples/${encodeURIComponent(sample.file)}`, alt: sample.prompt, title: sample.prompt, loading: "lazy" }),
                             el("figcaption", { text: t("step {step}", { step: sample.step }) })
                         )
                     )
@@ -210,8 +244,9 @@
             el(
                 "figcaption",
                 {},
-                el("span", { class: "atelier-key is-line", text: t("training loss, smoothed") }),
-                el("span", { class: "atelier-key is-dot", text: t("held-out pictures") })
+                el("span", { class: "atelier-key is-line", text: `${t("training loss, smoothed")} ${line.at(-1).loss.toPrecision(3)}` }),
+                heldout.length > 0 &&
+                    el("span", { class: "atelier-key is-dot", text: `${t("held-out pictures")} ${heldout.at(-1).loss.toPrecision(3)}` })
             )
         );
     }
@@ -233,7 +268,7 @@
                         "li",
                         {},
                         el("button", { type: "button", class: "atelier-link", onclick: () => open(run.id), text: run.name }),
-                        el("span", { class: "atelier-hint", text: run.created ? new Date(run.created * 1000).toLocaleString(window.atelier.lang()) : "" }),
+                        el("span", { class: "atelier-hint", text: run.created ? new Date(run.created * 1000).toLocaleString(window.atelier.lang(), { dateStyle: "medium", timeStyle: "short" }) : "" }),
                         badge(run.status)
                     )
                 )

@@ -2,9 +2,10 @@
 (function () {
     "use strict";
 
-    const { t, api, el, replace, errorBox, whenThere, Pictures, RunView, runList } = window.atelier;
+    const { t, api, el, replace, errorBox, find, languages, storage, whenThere, Pictures, RunView, runList } = window.atelier;
     const POLL_MS = 1000;
     const PLAN_AFTER_MS = 350;
+    const DRAFT = "atelier_draft";
     const GOALS = {
         character: () => [t("A character"), t("a person, an animal, a figure")],
         style: () => [t("A style"), t("a way of drawing or painting")],
@@ -22,7 +23,8 @@
         constructor(mount) {
             this.mount = mount;
             this.form = { name: "", trigger: "", goal: "character", whose: "", quality: "good", base_model: "" };
-            this.pictures = new Pictures(() => this.replan());
+            this.touched = {};
+            this.pictures = new Pictures(() => this.picturesChanged());
             this.options = null;
             this.runs = [];
             this.view = null;
@@ -34,6 +36,7 @@
                 await window.atelier.ready();
                 this.options = await api("GET", "options");
                 this.form = { ...this.form, ...this.options.defaults };
+                await this.takeDraft();
                 await this.refreshRuns();
                 const going = this.runs.find((run) => run.status === "running") || this.runs.find((run) => run.can_resume && run.status !== "waiting");
                 if (going) this.open(going.id);
@@ -45,6 +48,27 @@
             window.atelier.onLanguage(() => this.render());
             this.render();
             window.setInterval(() => this.tick(), POLL_MS);
+        }
+
+        // What was answered before this page was loaded again; pictures that are gone since are just not there.
+        async takeDraft() {
+            const draft = JSON.parse(storage(DRAFT, undefined, "sessionStorage") || "{}");
+            for (const [field, value] of Object.entries(draft.form || {})) if (field in this.form && value) this.form[field] = value;
+            if (!this.options.base_models.some((model) => model.path === this.form.base_model)) {
+                this.form.base_model = this.options.defaults.base_model;
+            }
+            this.touched = draft.touched || {};
+            if (draft.upload) await this.pictures.again(draft.upload).catch(() => undefined);
+        }
+
+        keepDraft() {
+            const draft = { form: this.form, touched: this.touched, upload: this.pictures.upload };
+            storage(DRAFT, JSON.stringify(draft), "sessionStorage");
+        }
+
+        picturesChanged() {
+            if (this.button) this.button.disabled = this.pictures.busy > 0;
+            if (!this.pictures.busy) this.replan();
         }
 
         async tick() {
@@ -82,7 +106,7 @@
                 el(
                     "div",
                     { class: "atelier-tab" },
-                    el("header", { class: "atelier-head" }, el("div", {}, el("h2", { text: t("Teach the model something new") }), el("p", { text: t("Drop pictures, answer four questions, press Train.") })), languages()),
+                    el("header", { class: "atelier-head" }, el("div", {}, el("h2", { text: t("Teach the model something new") }), el("p", { text: t("Drop pictures, answer four questions, press Train.") })), !find("atelier_header") && languages()),
                     el("div", { class: "atelier-columns" }, el("div", { class: "atelier-main" }, this.picturesCard(), this.answersCard(), this.planCard()), this.side)
                 )
             );
@@ -114,7 +138,7 @@
                     "div",
                     { class: "atelier-fields" },
                     this.text("name", t("Name"), t("for example momo"), t("The name in <lora:name:0.8>")),
-                    this.text("trigger", t("Trigger word"), t("a rare word, for example momo figure"), t("Call it by this word in a prompt"))
+                    this.text("trigger", t("Trigger word"), t("a rare word"), t("Call it by this word in a prompt"))
                 ),
                 el(
                     "fieldset",
@@ -177,8 +201,16 @@
 
         set(field, value) {
             this.form[field] = value;
-            this.touched = { ...this.touched, [field]: true };
+            this.touched[field] = true;
+            if (!this.touched.trigger) this.suggestTrigger();
             this.replan();
+        }
+
+        suggestTrigger() {
+            const name = this.form.name.trim().replace(/[_\s]+/g, " ").toLowerCase();
+            this.form.trigger = name && this.form.goal === "style" ? `${name} style` : name;
+            const input = find("atelier_trigger");
+            if (input) input.value = this.form.trigger;
         }
 
         // ------------------------------------------------------------------------------------ plan and training
@@ -189,6 +221,7 @@
 
         replan() {
             window.clearTimeout(this.planTimer);
+            this.keepDraft();
             this.planTimer = window.setTimeout(() => this.askPlan(), PLAN_AFTER_MS);
         }
 
@@ -208,7 +241,7 @@
             this.mount.querySelectorAll(".atelier-said").forEach((place) => place.replaceChildren());
             const rest = [];
             for (const problem of plan.problems) {
-                const touched = (this.touched || {})[problem.field] || (problem.field === "pictures" && this.pictures.upload);
+                const touched = this.touched[problem.field] || (problem.field === "pictures" && this.pictures.upload);
                 if (!all && problem.blocking && !touched) continue;
                 const made = el("span", { class: problem.blocking ? "is-problem" : "is-hint", text: problem.sentence });
                 const place = this.mount.querySelector(`.atelier-said[data-field="${problem.field}"]`);
@@ -239,21 +272,6 @@
 
     function card(number, title, ...children) {
         return el("section", { class: "atelier-card" }, el("h3", {}, el("span", { class: "atelier-number", "aria-hidden": "true", text: number }), title), ...children);
-    }
-
-    window.atelier.languages = languages;
-
-    function languages() {
-        const choice = (lang, name) =>
-            el("button", {
-                type: "button",
-                lang,
-                class: `atelier-link${window.atelier.lang() === lang ? " is-chosen" : ""}`,
-                "aria-pressed": String(window.atelier.lang() === lang),
-                onclick: () => window.atelier.setLanguage(lang),
-                text: name,
-            });
-        return el("nav", { class: "atelier-languages", "aria-label": "Language / 言語" }, choice("en", "English"), choice("ja", "日本語"));
     }
 
     whenThere("atelier_root", (mount) => {

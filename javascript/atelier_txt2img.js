@@ -1,8 +1,9 @@
-// The embedded host's own page: LoRA cards, "Try it now", and our labels in the reader's language.
+// The embedded host's own page: its head, LoRA cards, "Try it now", and our labels in the reader's language.
 (function () {
     "use strict";
 
-    const { t, api, el, find, replace, whenThere } = window.atelier;
+    const { t, api, el, find, languages, replace, whenThere } = window.atelier;
+    const MOST_CARDS = 60;
 
     // ------------------------------------------------------------------------------------------- the prompt
 
@@ -36,8 +37,7 @@
         window.setTimeout(() => {
             setPrompt(`${lora.trigger}, ${lora.tag}`);
             window.setTimeout(() => {
-                const button = find("atelier_generate");
-                if (button) (button.querySelector("button") || button).click();
+                press("atelier_generate");
             }, 300);
         }, 200);
     }
@@ -57,25 +57,47 @@
         }
     }
 
+    let known = [];
+    let wanted = "";
+
     function draw(loras) {
+        known = loras;
+        const filter = el("input", { type: "search", class: "atelier-input", value: wanted, placeholder: t("Find a LoRA"), "aria-label": t("Find a LoRA") });
+        filter.addEventListener("input", () => {
+            wanted = filter.value;
+            drawCards();
+        });
         const heading = el(
             "div",
             { class: "atelier-cards-head" },
             el("h3", { text: t("LoRAs") }),
-            el("button", { type: "button", class: "atelier-link", onclick: refreshCards, text: t("Refresh") }),
-            window.atelier.languages()
+            loras.length > 8 && filter,
+            el("button", { type: "button", class: "atelier-link", id: "atelier_refresh", onclick: refreshCards, text: t("Refresh") })
         );
-        const none = el("p", { class: "atelier-hint", text: t("None yet. Train one in the LoRA Atelier tab, or put .safetensors files into the LoRA folder.") });
-        const cards = loras.map((lora) =>
-            el(
-                "button",
-                { type: "button", class: "atelier-lora", title: lora.problem || lora.tag, onclick: () => insert(lora) },
-                lora.preview_url ? el("img", { src: "." + lora.preview_url, alt: "", loading: "lazy" }) : el("span", { class: "atelier-lora-blank", "aria-hidden": "true", text: "❖" }),
-                el("strong", { text: lora.name }),
-                el("small", { text: lora.problem || lora.trigger || "" })
-            )
+        replace(place, heading, el("div", { class: "atelier-cards" }));
+        drawCards();
+    }
+
+    function drawCards() {
+        const row = place.querySelector(".atelier-cards");
+        const fold = (text) => (text || "").normalize("NFKC").toLowerCase();
+        const fitting = known.filter((lora) => fold(`${lora.name} ${lora.trigger}`).includes(fold(wanted.trim())));
+        if (!known.length) {
+            replace(row, el("p", { class: "atelier-hint", text: t("None yet. Train one in the LoRA Atelier tab, or put .safetensors files into the LoRA folder.") }));
+            return;
+        }
+        const left = fitting.length - MOST_CARDS;
+        replace(row, ...fitting.slice(0, MOST_CARDS).map(card), left > 0 && el("p", { class: "atelier-hint", text: t("and {count} more", { count: left }) }));
+    }
+
+    function card(lora) {
+        return el(
+            "button",
+            { type: "button", class: `atelier-lora${lora.problem ? " is-broken" : ""}`, title: lora.problem || lora.tag, onclick: () => insert(lora) },
+            lora.preview_url ? el("img", { src: "." + lora.preview_url, alt: "", loading: "lazy" }) : el("span", { class: "atelier-lora-blank", "aria-hidden": "true", text: "❖" }),
+            el("strong", { text: lora.name }),
+            el("small", { text: lora.problem || lora.trigger || "" })
         );
-        replace(place, heading, loras.length ? el("div", { class: "atelier-cards" }, ...cards) : none);
     }
 
     // ----------------------------------------------------------------------------------- Gradio's own labels
@@ -86,7 +108,7 @@
     function translate(container) {
         const walker = document.createTreeWalker(container, NodeFilter.SHOW_TEXT);
         for (let node = walker.nextNode(); node; node = walker.nextNode()) {
-            if (node.parentElement.closest("textarea, code, pre, #atelier_root, #atelier_cards, [data-atelier-said]")) continue;
+            if (node.parentElement.closest("textarea, code, pre, #atelier_root, #atelier_cards, #atelier_header, [data-atelier-said]")) continue;
             const kept = originals.get(node);
             const english = kept && kept.shown === node.nodeValue ? kept.english : node.nodeValue;
             const trimmed = english.trim();
@@ -101,6 +123,32 @@
             if (!box.dataset.atelierPlaceholder) box.dataset.atelierPlaceholder = box.placeholder;
             box.placeholder = t(box.dataset.atelierPlaceholder);
         });
+    }
+
+    whenThere("atelier_header", async (head) => {
+        const drawHead = () =>
+            replace(
+                head,
+                el("span", { class: "atelier-brand" }, el("span", { class: "atelier-brand-mark", "aria-hidden": "true", text: "❖" }), "LoRA Atelier"),
+                el("span", { class: "atelier-hint", text: t("Base model: {name}", { name: head.dataset.model }) }),
+                languages()
+            );
+        await window.atelier.ready();
+        window.atelier.onLanguage(drawHead);
+        drawHead();
+    });
+
+    // As in A1111: Ctrl+Enter in a prompt draws.
+    document.addEventListener("keydown", (event) => {
+        if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+        if (!event.target.closest || !event.target.closest("#atelier_prompt, #atelier_negative")) return;
+        event.preventDefault();
+        press("atelier_generate");
+    });
+
+    function press(id) {
+        const button = find(id);
+        if (button) (button.querySelector("button") || button).click();
     }
 
     whenThere("atelier_cards", async (found) => {
