@@ -24,6 +24,7 @@
             this.mount = mount;
             this.form = { name: "", trigger: "", goal: "character", whose: "", quality: "good", base_model: "" };
             this.touched = {};
+            this.pressed = false;
             this.pictures = new Pictures(() => this.picturesChanged());
             this.options = null;
             this.runs = [];
@@ -229,20 +230,20 @@
             const number = ++this.planned;
             try {
                 const plan = await api("POST", "plan", { form: this.asked() });
-                if (number === this.planned) this.showPlan(plan, false);
+                if (number === this.planned) this.showPlan(plan);
             } catch (error) {
                 if (number === this.planned) replace(this.notes, errorBox(error));
             }
         }
 
         // Before the first press of Train only what was touched is complained about; after it, everything.
-        showPlan(plan, all) {
+        showPlan(plan) {
             this.plan.textContent = plan.sentence || t("Add pictures to see what it will take.");
             this.mount.querySelectorAll(".atelier-said").forEach((place) => place.replaceChildren());
             const rest = [];
             for (const problem of plan.problems) {
                 const touched = this.touched[problem.field] || (problem.field === "pictures" && this.pictures.upload);
-                if (!all && problem.blocking && !touched) continue;
+                if (!this.pressed && problem.blocking && !touched) continue;
                 const made = el("span", { class: problem.blocking ? "is-problem" : "is-hint", text: problem.sentence });
                 const place = this.mount.querySelector(`.atelier-said[data-field="${problem.field}"]`);
                 if (place) place.append(made);
@@ -253,12 +254,14 @@
 
         async train() {
             this.button.disabled = true;
+            this.pressed = true;
             try {
                 const plan = await api("POST", "plan", { form: this.asked() });
                 this.planned += 1;
-                this.showPlan(plan, true);
+                this.showPlan(plan);
                 if (!plan.problems.some((problem) => problem.blocking)) {
                     const { run } = await api("POST", "runs", { form: this.asked() });
+                    this.pressed = false;
                     await this.refreshRuns();
                     this.open(run.id);
                     this.side.scrollIntoView({ behavior: "smooth", block: "nearest" });

@@ -1,0 +1,131 @@
+"""Draw the README's screenshots from the page itself: ``python docs/make_screenshots.py`` (needs playwright, Chromium).
+
+It starts the embedded host on a temporary data folder, trains on the example figure through the page, tries the
+result, and writes ``docs/images/training-tab.png`` and ``docs/images/txt2img.png``. Takes about five minutes on 2 cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+IMAGES = Path(__file__).parent / "images"
+FIGURE = ROOT / "examples" / "figure"
+SIZE = {"width": 1280, "height": 960}
+TRAINING_MS = 900_000
+# A page has few colours; its photographs are small.
+COLOURS = 256
+
+
+def main() -> int:
+    """Make both pictures; returns 0."""
+    parser = argparse.ArgumentParser(description="Draw the README's screenshots.")
+    parser.add_argument("--model", type=Path, help="another base model than the embedded one")
+    parser.add_argument("--quality", default="good", choices=("draft", "good", "best"))
+    parser.add_argument("--output", type=Path, default=IMAGES)
+    asked = parser.parse_args()
+    asked.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as data_dir:
+        port = free_port()
+        server = start(port, Path(data_dir), asked.model)
+        try:
+            take(f"http://127.0.0.1:{port}/", asked.output, asked.quality)
+        finally:
+            server.terminate()
+            server.wait()
+    return 0
+
+
+def free_port() -> int:
+    """A port that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(port: int, data_dir: Path, model: Path | None) -> subprocess.Popen[bytes]:
+    """The embedded host in a process of its own, once it answers."""
+    command = [sys.executable, "-m", "lora_atelier", "demo", "--no-browser", "--port", str(port)]
+    command += ["--data-dir", str(data_dir), *(["--model", str(model)] if model else [])]
+    server = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT / "extension")})
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/lora-atelier/v1/session", timeout=5).close()
+            return server
+        except OSError:
+            if server.poll() is not None:
+                break
+            time.sleep(0.2)
+    raise SystemExit("The embedded host did not start.")
+
+
+def take(url: str, output: Path, quality: str) -> None:
+    """Walk through the main job and take both pictures."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-background-networking"]
+        )
+        page = browser.new_page(viewport=SIZE, locale="en-US", color_scheme="light")
+        page.set_default_timeout(120_000)
+        page.goto(url)
+        train(page, quality)
+        save(page, output / "training-tab.png")
+        try_it(page)
+        save(page, output / "txt2img.png")
+        browser.close()
+
+
+def train(page: Any, quality: str) -> None:
+    """Drop the figure's pictures, answer, train to the end."""
+    page.get_by_role("tab", name="LoRA Atelier").click()
+    page.wait_for_selector("#atelier_train")
+    page.set_input_files("#atelier_files", sorted(FIGURE.iterdir()))
+    page.wait_for_function("document.querySelectorAll('.atelier-tile').length === 16")
+    page.fill("#atelier_name", "Momo")
+    page.fill("#atelier_trigger", "momo figure")
+    page.check('input[name="atelier_whose"][value="mine"]')
+    page.select_option("#atelier_quality", quality)
+    page.wait_for_function("document.querySelector('#atelier_plan').textContent.includes('16 pictures')")
+    page.click("#atelier_train")
+    page.wait_for_selector("#atelier_try", timeout=TRAINING_MS)
+
+
+def try_it(page: Any) -> None:
+    """Let the page try the result, then draw four with a background."""
+    page.click("#atelier_try")
+    page.wait_for_selector("#atelier_gallery img")
+    page.fill("#atelier_prompt textarea", "momo figure on a blue background, <lora:Momo:0.8>")
+    page.fill("#atelier_batch_size input[type=number]", "4")
+    page.click("#atelier_generate")
+    page.wait_for_function("document.querySelector('#atelier_infotext textarea').value.includes('blue background')")
+    page.wait_for_function("document.querySelectorAll('#atelier_gallery .thumbnail-item img').length === 4")
+
+
+def save(page: Any, path: Path) -> None:
+    """Write what the window shows, with at most ``COLOURS`` colours."""
+    page.mouse.move(0, 0)
+    page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
+    page.wait_for_timeout(1500)
+    page.screenshot(path=path)
+    with Image.open(path) as shot:
+        few = shot.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
+    print(f"{path.name}: {path.stat().st_size // 1000} kB")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
