@@ -1,7 +1,7 @@
 """Draw the README's screenshots from the page itself: ``python docs/make_screenshots.py`` (needs playwright, Chromium).
 
 It starts the embedded host on a temporary data folder, trains on the example figure through the page, tries the
-result, and writes ``docs/images/training-tab.png`` and ``docs/images/txt2img.png``. Takes about five minutes on 2 cores.
+result, and writes ``docs/images/training-tab.png`` and ``docs/images/txt2img.png``. Five minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 IMAGES = Path(__file__).parent / "images"
 FIGURE = ROOT / "examples" / "figure"
-SIZE = {"width": 1280, "height": 960}
+WIDTH, HEIGHT = 1280, 960
 TRAINING_MS = 900_000
 # A page has few colours; its photographs are small.
 COLOURS = 256
@@ -79,7 +79,7 @@ def take(url: str, output: Path, quality: str) -> None:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-background-networking"]
         )
-        page = browser.new_page(viewport=SIZE, locale="en-US", color_scheme="light")
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, locale="en-US", color_scheme="light")
         page.set_default_timeout(120_000)
         page.goto(url)
         train(page, quality)

@@ -1,5 +1,6 @@
 """The page as a person meets it: what it says to wrong input, and that nothing is lost."""
 
+import io
 import re
 
 import pytest
@@ -177,10 +178,85 @@ def test_a_generated_picture_carries_what_a1111_reads(page, server):
     with Image.open(newest) as picture:
         text = picture.info["parameters"]
     assert text.startswith("a red circle, blue background\n") and "Sampler: DDIM" in text and "Size: 128x128" in text
+    shown = page.get_attribute("#atelier_gallery img", "src")
+    with Image.open(io.BytesIO(page.request.get(shown).body())) as served:
+        assert served.info["parameters"] == text
+
+
+def test_a_card_writes_its_tag_at_the_cursor(page, server):
+    loras = server.data_dir / "loras"
+    loras.mkdir(exist_ok=True)
+    (loras / "もも.safetensors").write_bytes(b"\x02\x00\x00\x00\x00\x00\x00\x00{}")
+    (loras / "もも.json").write_text('{"activation text": "momo figure"}', encoding="utf-8")
+    page.fill("#atelier_prompt textarea", "a red circle")
+
+    page.click("#atelier_refresh")
+    page.click(".atelier-lora")
+
+    said = page.input_value("#atelier_prompt textarea")
+    (loras / "もも.safetensors").unlink()
+    assert said.startswith("a red circle") and "momo figure" in said and "<lora:もも:" in said
+
+
+def test_answers_and_pictures_survive_a_reload(page, pictures):
+    open_tab(page)
+    answer(page, name="kept", trigger="kept word", whose="permission")
+    page.set_input_files("#atelier_files", pictures)
+    page.wait_for_function("document.querySelector('#atelier_plan').textContent.includes('3 pictures')")
+
+    page.reload()
+    open_tab(page)
+
+    page.wait_for_function("document.querySelectorAll('.atelier-tile').length === 3")
+    assert page.input_value("#atelier_name") == "kept" and page.input_value("#atelier_trigger") == "kept word"
+    assert page.is_checked('input[name="atelier_whose"][value="permission"]')
+
+
+def test_the_trigger_follows_the_name_until_it_is_typed(page):
+    open_tab(page)
+
+    page.fill("#atelier_name", "Tea_Pot")
+    assert page.input_value("#atelier_trigger") == "tea pot"
+    page.fill("#atelier_trigger", "my word")
+    page.fill("#atelier_name", "Kettle")
+
+    assert page.input_value("#atelier_trigger") == "my word"
+
+
+def test_a_dark_page_is_dark_everywhere_and_its_words_can_be_read(browser, server):
+    """Hosts give bare elements colours of their own; ours must win on our elements."""
+    script = """() => [...document.querySelectorAll('.atelier-card, #atelier_root .atelier-input, #atelier_train')].map(
+        element => { const style = getComputedStyle(element); return [style.backgroundColor, style.color] })"""
+    for scheme in ("light", "dark"):
+        context = browser.new_context(color_scheme=scheme, locale="en-US")
+        context.set_default_timeout(90_000)
+        page = context.new_page()
+        page.goto(server.url)
+        page.wait_for_selector("#atelier_prompt textarea")
+        open_tab(page)
+        found = page.evaluate(script)
+        context.close()
+
+        for ground, ink in found:
+            assert contrast(ground, ink) >= 4.5, (scheme, ground, ink)
+        assert (luminance(found[0][0]) < 0.1) == (scheme == "dark")
+
+
+def luminance(colour):
+    """Relative luminance of a CSS ``rgb(…)``, as WCAG 2 defines it."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
 
 
 def test_nothing_is_asked_of_another_server(browser, server):
     context = browser.new_context()
+    context.set_default_timeout(90_000)
     asked = []
     page = context.new_page()
     page.on("request", lambda request: asked.append(request.url))
