@@ -23,9 +23,13 @@
 
         render() {
             const choose = el("input", { type: "file", multiple: true, accept: ACCEPT, id: "atelier_files", hidden: true });
-            choose.addEventListener("change", () => this.add([...choose.files]));
+            const take = (input) => {
+                this.add([...input.files]);
+                input.value = ""; // else the same file, chosen again after it was removed, would be no change
+            };
+            choose.addEventListener("change", () => take(choose));
             const folder = el("input", { type: "file", webkitdirectory: true, hidden: true });
-            folder.addEventListener("change", () => this.add([...folder.files]));
+            folder.addEventListener("change", () => take(folder));
             const drop = el(
                 "div",
                 { class: "atelier-drop", id: "atelier_drop" },
@@ -88,15 +92,22 @@
             Object.assign(this, { upload, folder, total, shown: pictures, problems: [] });
         }
 
-        async add(files) {
+        async add(given) {
+            // What systems put into every folder is nobody's picture and no news.
+            const files = given.filter((file) => !/^(\.|thumbs\.db$|desktop\.ini$)/i.test(file.name));
             if (!files.length) return;
             await this.working(t("Adding pictures …"), async () => {
                 if (!this.upload || this.folder) {
                     const made = await api("POST", "uploads");
                     this.take(made.upload, "", 0, []);
                 }
-                await this.send(files);
-                await this.load(0);
+                this.problems = [];
+                try {
+                    await this.send(files);
+                } finally {
+                    // What had arrived before a failure is there and shown.
+                    await this.load(0);
+                }
             });
         }
 
@@ -104,11 +115,16 @@
             const parts = [];
             for (let at = 0; at < files.length; at += PER_UPLOAD) parts.push(files.slice(at, at + PER_UPLOAD));
             let done = 0;
+            // A worker that fails leaves none for the other.
+            const failed = (error) => {
+                parts.length = 0;
+                throw error;
+            };
             const worker = async () => {
                 for (let part = parts.shift(); part; part = parts.shift()) {
                     const body = new FormData();
                     part.forEach((file) => body.append("files", file, file.name));
-                    const said = await api("POST", `uploads/${this.upload}/pictures`, body);
+                    const said = await api("POST", `uploads/${this.upload}/pictures`, body).catch(failed);
                     this.problems.push(...said.problems);
                     // What is no picture at all is not kept, so no tile will say it.
                     const lost = said.pictures.filter((picture) => picture.refused && !picture.thumbnail_url);
@@ -125,6 +141,15 @@
             const said = await api("GET", `uploads/${this.upload}?from=${from}&count=${PAGE}`);
             this.total = said.total;
             this.shown = from ? [...this.shown, ...said.pictures] : said.pictures;
+        }
+
+        // The same pictures once more, their problems in the language of now.
+        async reload() {
+            const shown = Math.max(this.shown.length, PAGE);
+            await this.working("", async () => {
+                const said = await api("GET", `uploads/${this.upload}?from=0&count=${shown}`);
+                this.take(this.upload, this.folder, said.total, said.pictures);
+            });
         }
 
         async remove(name) {

@@ -142,7 +142,7 @@
                 }
                 this.draw();
             };
-            if (run.status !== "running" && !run.can_resume) return null;
+            if (!run || (run.status !== "running" && !run.can_resume)) return null;
             return el(
                 "div",
                 { class: "atelier-row" },

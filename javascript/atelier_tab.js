@@ -39,14 +39,20 @@
                 this.form = { ...this.form, ...this.options.defaults };
                 await this.takeDraft();
                 await this.refreshRuns();
-                const going = this.runs.find((run) => run.status === "running") || this.runs.find((run) => run.can_resume && run.status !== "waiting");
+                // The newest comes first: a result is there again after a reload, and so is a run that ended halfway.
+                const going = this.runs.find((run) => run.status === "running") || this.runs.find((run) => run.status !== "waiting");
                 if (going) this.open(going.id);
             } catch (error) {
                 replace(this.mount, errorBox(error));
                 window.setTimeout(() => this.start(), 3000);
                 return;
             }
-            window.atelier.onLanguage(() => this.render());
+            window.atelier.onLanguage(() => {
+                this.render();
+                // What the program itself said is asked for again.
+                if (this.view) this.view.poll();
+                if (this.pictures.upload) this.pictures.reload();
+            });
             this.render();
             window.setInterval(() => this.tick(), POLL_MS);
         }
