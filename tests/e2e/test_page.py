@@ -2,9 +2,14 @@
 
 import io
 import re
+import shutil
+import time
 
 import pytest
 from PIL import Image, PngImagePlugin
+
+from lora_atelier.events import Appender, Started, Stepped, Stopped
+from lora_atelier.jobs.run_dir import Job, RunDir
 
 pytestmark = pytest.mark.browser
 
@@ -212,6 +217,58 @@ def test_answers_and_pictures_survive_a_reload(page, pictures):
     assert page.is_checked('input[name="atelier_whose"][value="permission"]')
 
 
+@pytest.fixture
+def stopped_run(server):
+    run = RunDir(server.data_dir / "runs" / "20260101-000000-abcd-teapot")
+    run.path.mkdir(parents=True)
+    words = {
+        "id": run.id,
+        "name": "teapot",
+        "goal": "object",
+        "trigger": "teapot",
+        "whose": "mine",
+        "created": time.time(),
+    }
+    Job(**words, lora_dir=str(server.data_dir / "loras"), base_model="", pictures="").write(run.job_path)
+    log = Appender(run.events_path)
+    log.add(Started(steps=100))
+    for step in (20, 40):
+        log.add(
+            Stepped(step=step, steps=100, loss=1 / step, learning_rate=1e-4, seconds_per_step=0.1, seconds_left=6.0)
+        )
+    log.add(Stopped(step=40))
+    yield run
+    shutil.rmtree(run.path)
+
+
+def test_a_loaded_page_shows_the_newest_run_in_the_language_that_is_chosen(page, stopped_run):
+    """The page is built before the run's first answer arrives; neither may wait for the other."""
+    page.reload()
+    open_tab(page)
+
+    page.wait_for_selector("#atelier_resume")
+    assert "Stopped at step 40 of 100" in page.inner_text("#atelier_run")
+    assert page.locator("#atelier_run .atelier-chart").is_visible()
+    page.get_by_role("button", name="日本語").click()
+    page.wait_for_function("document.querySelector('#atelier_resume').textContent === '再開'")
+
+
+def test_the_same_file_can_be_chosen_again_and_old_complaints_go(page, pictures, tmp_path):
+    note = tmp_path / "note.md"
+    note.write_text("no picture", encoding="utf-8")
+    open_tab(page)
+    page.set_input_files("#atelier_files", [pictures[0], note])
+    page.wait_for_selector("text=note.md")
+    page.click(".atelier-remove")
+    page.wait_for_function("document.querySelectorAll('.atelier-tile').length === 0")
+
+    page.set_input_files("#atelier_files", [pictures[0]])
+
+    page.wait_for_function("document.querySelectorAll('.atelier-tile').length === 1")
+    assert "note.md" not in page.inner_text(".atelier-status")
+    assert page.input_value("#atelier_files") == ""  # a browser reports no change when the same file is chosen twice
+
+
 def test_the_trigger_follows_the_name_until_it_is_typed(page):
     open_tab(page)
 
@@ -225,7 +282,7 @@ def test_the_trigger_follows_the_name_until_it_is_typed(page):
 
 def test_a_dark_page_is_dark_everywhere_and_its_words_can_be_read(browser, server):
     """Hosts give bare elements colours of their own; ours must win on our elements."""
-    script = """() => [...document.querySelectorAll('.atelier-card, #atelier_root .atelier-input, #atelier_train')].map(
+    script = """() => [...document.querySelectorAll('.atelier-main > .atelier-card, .atelier-input, #atelier_train')].map(
         element => { const style = getComputedStyle(element); return [style.backgroundColor, style.color] })"""
     for scheme in ("light", "dark"):
         context = browser.new_context(color_scheme=scheme, locale="en-US")
