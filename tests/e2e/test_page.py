@@ -282,7 +282,7 @@ def test_the_trigger_follows_the_name_until_it_is_typed(page):
 
 def test_a_dark_page_is_dark_everywhere_and_its_words_can_be_read(browser, server):
     """Hosts give bare elements colours of their own; ours must win on our elements."""
-    script = """() => [...document.querySelectorAll('.atelier-main > .atelier-card, .atelier-input, #atelier_train')].map(
+    script = """() => [...document.querySelectorAll('.atelier-main .atelier-card, .atelier-input, #atelier_train')].map(
         element => { const style = getComputedStyle(element); return [style.backgroundColor, style.color] })"""
     for scheme in ("light", "dark"):
         context = browser.new_context(color_scheme=scheme, locale="en-US")
