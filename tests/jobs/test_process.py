@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from tests.jobs.fakes import FAKE_TRAINER, wait_for
@@ -30,8 +31,8 @@ def test_a_trainer_works_in_a_session_of_its_own_and_leaves_its_output_in_the_lo
 
     process.start(run, FAKE_TRAINER)
     wait_for(jobs, run, "running")
-    while not locking.is_locked(run.lock_path):
-        pass
+    while locking.holder(run.lock_path) is None:  # written just after the lock is taken
+        time.sleep(0.01)
 
     assert process.is_alive(run)
     if os.name == "posix":
