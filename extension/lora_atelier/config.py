@@ -64,7 +64,6 @@ class OutputConfig:
         0, "Checkpoint every", "Steps between checkpoints; 0 chooses ten over the run.", kohya="save_every_n_steps"
     )
     keep_states: int = setting(2, "Checkpoints to resume from", "How many complete states are kept on disk.")
-    share_tags: bool = setting(False, "Share tags", "Write the captions' words into the file, for others to read.")
     comment: str = setting("", "Comment", "A sentence kept in the file.", kohya="training_comment")
 
     def problems(self) -> Iterator[Problem]:

@@ -219,6 +219,28 @@ def test_a_loss_that_is_no_number_ends_the_run_with_a_sentence(tmp_path, tiny_mo
     assert "no longer a number" in told(made, events.Failed)[0].error["what"]
 
 
+def test_weights_that_are_no_numbers_never_become_a_state(tmp_path, tiny_model_folder, pictures, monkeypatch):
+    """A checkpoint can be due between two reports, which come by the clock."""
+    made = make(tmp_path / "run", tiny_model_folder, pictures)
+    monkeypatch.setattr("lora_atelier.trainer.losses.per_picture", lambda a, b: (a - b).mean((1, 2, 3)) * torch.nan)
+    monkeypatch.setattr("lora_atelier.trainer.loop.REPORT_EVERY_S", 1e9)
+
+    assert run(made) == FAILED
+
+    assert not (made / "state").exists()
+
+
+def test_a_stop_while_a_resumed_run_prepares_keeps_its_step(tmp_path, tiny_model_folder, pictures, monkeypatch):
+    made = make(tmp_path / "run", tiny_model_folder, pictures)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        assert run(made) == STOPPED
+
+    assert run(made) == STOPPED  # the file "stop" still lies there
+
+    assert told(made, events.Stopped) == [events.Stopped(step=3)] * 2
+
+
 def test_a_name_that_exists_is_not_overwritten(tmp_path, tiny_model_folder, pictures):
     made = make(tmp_path / "run", tiny_model_folder, pictures, schedule=ScheduleConfig(steps=1))
     (made / "loras").mkdir()

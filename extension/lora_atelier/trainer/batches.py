@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from . import noise
 
@@ -36,7 +37,7 @@ class BatchPlan:
     seed: int
     _epochs: dict[int, list[list[int]]] = field(default_factory=dict, repr=False)
 
-    @property
+    @cached_property
     def batches_per_epoch(self) -> int:
         """The number of batches; short ones, where a bucket does not divide, count as well."""
         return sum(-(-count // self.batch_size) for count in self._counts().values())

@@ -23,11 +23,10 @@ DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Progressed:
-    """How far a state is: steps made, seconds of training in all sittings, and where the loss stood."""
+    """How far a state is: steps made, and seconds of training in all sittings."""
 
     step: int = 0
     train_seconds: float = 0.0
-    best_heldout: float | None = None
 
 
 def save_state(
@@ -46,7 +45,6 @@ def save_state(
             "schema": SCHEMA,
             "step": progressed.step,
             "train_seconds": progressed.train_seconds,
-            "best_heldout": progressed.best_heldout,
         }
         (folder / "state.json").write_text(json.dumps(said), encoding="utf-8")
 
@@ -93,7 +91,7 @@ def load_state(state: Path, network: LoraNetwork, optimizer: torch.optim.Optimiz
             todo="Undo the change of its config.toml, or start a new training.",
             reason=str(error),
         ) from error
-    return Progressed(int(said["step"]), float(said["train_seconds"]), said.get("best_heldout"))
+    return Progressed(int(said["step"]), float(said["train_seconds"]))
 
 
 def fresh_path(folder: Path, stem: str, suffix: str = ".safetensors") -> Path:

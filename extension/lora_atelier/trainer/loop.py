@@ -19,6 +19,7 @@ from ..events import Stepped, Validated
 from ..models.load import Model, TextConditioning
 from . import losses, noise
 from .batches import BatchPlan, Place
+from .conditions import draw_latents
 from .network import LoraNetwork
 
 REPORT_EVERY_S = 0.5
@@ -133,23 +134,19 @@ class Loop:
 
     def _latents(self, place: Place, number: int, at: int) -> Tensor:
         posterior = self.examples[place.index].posteriors[int(place.mirrored)]
-        mean, std = posterior
-        return mean + std * noise.gaussian(mean.shape, self.config.schedule.seed, "latents", number, at)
+        return draw_latents(posterior, self.config.schedule.seed, "latents", number, at)
 
     def _noise(self, shape: torch.Size, number: int, at: int) -> Tensor:
         seed, strength = self.config.schedule.seed, self.config.loss.noise_offset
         drawn = noise.gaussian(shape, seed, "noise", number, at)
-        offsets = noise.gaussian((shape[0], 1, 1), seed, "offset", number, at)
-        return losses.offset_noise(drawn, offsets, strength)
+        if not strength:
+            return drawn
+        return losses.offset_noise(drawn, noise.gaussian((shape[0], 1, 1), seed, "offset", number, at), strength)
 
-    def _report(self, rate: float) -> None:
-        now, last = time.monotonic(), self.step >= self.config.schedule.steps
-        if now - self._reported < REPORT_EVERY_S and not last:
-            return
+    def check(self) -> float:
+        """The mean loss since the last report. Raises DataError if it is no number: then these weights are lost."""
         # Reading the losses waits for the device, so it is done for many steps at once.
-        mean = float(torch.stack(self._losses).mean())
-        self._losses.clear()
-        self._reported = now
+        mean = float(torch.stack(self._losses).mean()) if self._losses else 0.0
         if not math.isfinite(mean):
             raise DataError(
                 "The training went wrong at step {step}: its loss is no longer a number.",
@@ -157,6 +154,15 @@ class Loop:
                 todo="Halve the learning rate, or choose bf16 or no mixed precision, and train again.",
                 step=self.step,
             )
+        return mean
+
+    def _report(self, rate: float) -> None:
+        now, last = time.monotonic(), self.step >= self.config.schedule.steps
+        if now - self._reported < REPORT_EVERY_S and not last:
+            return
+        mean = self.check()
+        self._losses.clear()
+        self._reported = now
         pace = statistics.median(self._seconds)
         steps = self.config.schedule.steps
         self.report(

@@ -45,4 +45,4 @@ def min_snr_weights(prediction_type: str, alphas_cumprod: Tensor, gamma: float) 
 
 def offset_noise(noise: Tensor, offsets: Tensor, strength: float) -> Tensor:
     """Noise (b, c, h, w) whose every channel is moved by its own normal number (b, c, 1, 1) times ``strength``."""
-    return noise + strength * offsets if strength else noise
+    return noise + strength * offsets

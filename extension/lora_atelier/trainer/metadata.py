@@ -1,6 +1,6 @@
 """What an adapter file says of itself: kohya's ``ss_*`` keys with our own values, ``modelspec.*``, and the rights.
 
-Captions, folders and file names are not among them (design decision 11), unless the person shares the tags.
+Captions, folders and file names are not among them (design decision 11).
 """
 
 from __future__ import annotations

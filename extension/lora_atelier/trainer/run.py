@@ -116,16 +116,14 @@ def run(run_dir: Path) -> int:
 
 
 def _work(this: Run) -> int:
-    from .session import Session
+    from .session import Session, last_step
 
-    session = None
     try:
         session = Session.prepare(this)
-        finished = session.train()
     except StopRequestedError:
-        this.tell(Stopped(step=session.loop.step if session else 0))
+        this.tell(Stopped(step=last_step(this.path)))
         return STOPPED
-    return FINISHED if finished else STOPPED
+    return FINISHED if session.train() else STOPPED
 
 
 def _fail(events: Appender, error: ExtensionError) -> int:

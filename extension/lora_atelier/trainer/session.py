@@ -80,7 +80,7 @@ class Session:
         this.tell(
             Started(
                 steps=config.schedule.steps,
-                resumed_from=_step_of(checkpoint.latest_state(this.path / "state")),
+                resumed_from=last_step(this.path),
                 pictures=len(pictures.train) + len(pictures.heldout),
                 device=str(accelerator.device),
             )
@@ -169,6 +169,8 @@ class Session:
     def _keep(self) -> bool:
         """Write state and adapter of this step; a full disk is a warning, and the next checkpoint tries again."""
         step = self.loop.step
+        # Weights that are no numbers must never take the place of the last good state.
+        self.loop.check()
         try:
             state = checkpoint.save_state(
                 self.this.path / "state",
@@ -267,7 +269,8 @@ def read_pictures(this: Run) -> Pictures:
     held = max(1, held) if split and len(own) >= _FEWEST_FOR_HOLDING_OUT else held
     chosen = set(noise.rng(this.config.validation.seed, "held out").sample(range(len(own)), held))
     heldout = [item for at, item in enumerate(own) if at in chosen]
-    train = [item for item in admitted.items if item not in heldout]
+    apart = set(heldout)
+    train = [item for item in admitted.items if item not in apart]
     return Pictures(admitted, train, heldout, datasets, tuple(warnings))
 
 
@@ -384,7 +387,9 @@ def _alphas(model: Model) -> Tensor:
     return alphas.float().cpu()
 
 
-def _step_of(state: Path | None) -> int:
+def last_step(run_dir: Path) -> int:
+    """The step of the last complete state; 0 where there is none. Raises JobError if it is gone."""
+    state = checkpoint.latest_state(run_dir / "state")
     return int(state.name.removeprefix("step-")) if state is not None else 0
 
 
