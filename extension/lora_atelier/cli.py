@@ -16,7 +16,8 @@ from . import __version__, config_files, locales, safetensors_header
 from .config import GOALS, from_kohya
 from .errors import AdapterNotFoundError, ExtensionError, HostError, JobError, Message, message
 from .jobs.follow import follow, stop_and_wait
-from .jobs.service import WHOSE, Jobs, RunView
+from .jobs.service import WHOSE, Jobs
+from .jobs.view import RunView
 from .models import detect
 
 _ROOT = Path(__file__).resolve().parents[2]

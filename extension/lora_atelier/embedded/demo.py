@@ -24,7 +24,8 @@ from .. import __version__, atomic, events, locales, prompt
 from ..errors import HostError, Message, message
 from ..jobs.estimate import total_memory_bytes
 from ..jobs.follow import Bar, follow, stop_and_wait
-from ..jobs.service import JobForm, Jobs, RunView
+from ..jobs.service import JobForm, Jobs
+from ..jobs.view import RunView
 from ..models.detect import ModelInfo, inspect
 from . import examples, judge, world
 

@@ -10,7 +10,8 @@ from typing import TextIO
 from ..errors import ExtensionError, JobError
 from . import process
 from .run_dir import RunDir
-from .service import Jobs, RunView
+from .service import Jobs
+from .view import RunView
 
 _WIDTH = 24
 _POLL_S = 0.25

@@ -13,11 +13,11 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import config_files, events
+from .. import config_files
 from ..config import (
     GOALS,
     QUALITIES,
@@ -33,18 +33,16 @@ from ..errors import (
     ConfigError,
     ExtensionError,
     JobError,
-    Message,
     ModelError,
     Problem,
-    TrainerFailedError,
-    message,
     problem,
 )
 from ..models.detect import ModelInfo, inspect
 from . import estimate, process
 from .environment import trainer_python
 from .names import fresh_name, safe_name
-from .run_dir import Job, Progress, RunDir, Status
+from .run_dir import Job, Progress, RunDir
+from .view import RunView, describe
 
 WHOSE = ("mine", "permission", "open-licence", "experiment")
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jxl"})
@@ -96,28 +94,6 @@ class Proposal:
 
     def blocking(self) -> tuple[Problem, ...]:
         return tuple(notice.problem for notice in self.notices if notice.blocking)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunView:
-    """A run as it stands now; ``error`` is what to tell a person.
-
-    ``stage`` is "starting", one of the trainer's preparations, of which ``stage_done`` of ``stage_total`` is done, or
-    "training"; empty when the run does not run.
-    """
-
-    run: RunDir
-    job: Job | None
-    status: Status
-    step: int = 0
-    steps: int = 0
-    seconds_left: float | None = None
-    loss: float | None = None
-    stage: str = ""
-    stage_done: int = 0
-    stage_total: int = 0
-    result: Path | None = None
-    error: ExtensionError | None = None
 
 
 class Jobs:
@@ -227,10 +203,8 @@ class Jobs:
         proposal = self.propose(form)
         if proposal.blocking() or proposal.config is None or proposal.info is None or form.pictures is None:
             raise ConfigError.from_problems(proposal.blocking())
-        run = RunDir(self.runs_dir / _run_id(proposal.name))
         config, source = proposal.config, form.pictures
-        try:
-            run.path.mkdir(parents=True)
+        with self._new_run(proposal.name) as run:
             if form.keep_pictures:
                 _copy_pictures(form.pictures, run.pictures_dir)
                 source = run.pictures_dir
@@ -251,15 +225,6 @@ class Jobs:
                 family=proposal.info.family,
                 plan=proposal.plan.to_table() if proposal.plan else {},
             ).write(run.job_path)
-        except OSError as error:
-            shutil.rmtree(run.path, ignore_errors=True)
-            raise JobError(
-                "The training was not created.",
-                why="Its folder {folder} can't be written: {reason}.",
-                todo="Make room on the disk or allow writing there, then try again.",
-                folder=str(self.runs_dir),
-                reason=error.strerror or str(error),
-            ) from error
         return run
 
     def add(self, config: TrainConfig, *, trigger: str = "", whose: str = "mine", goal: str = "character") -> RunDir:
@@ -274,9 +239,7 @@ class Jobs:
         subsets = [subset for dataset in config.data.datasets for subset in dataset.subsets if not subset.is_reg]
         pictures = sum(_count(Path(subset.image_dir), []) for subset in subsets)
         plan = estimate.estimate(config, info, pictures=pictures, rates=self.rates, device=estimate.device())
-        run = RunDir(self.runs_dir / _run_id(name))
-        try:
-            run.path.mkdir(parents=True)
+        with self._new_run(name) as run:
             config_files.write(config, run.path)
             Job(
                 id=run.id,
@@ -291,6 +254,15 @@ class Jobs:
                 family=info.family,
                 plan=plan.to_table(),
             ).write(run.job_path)
+        return run
+
+    @contextlib.contextmanager
+    def _new_run(self, name: str) -> Iterator[RunDir]:
+        """An empty directory for a run of this name; gone again, with a JobError, if its files can't be written."""
+        run = RunDir(self.runs_dir / _run_id(name))
+        try:
+            run.path.mkdir(parents=True)
+            yield run
         except OSError as error:
             shutil.rmtree(run.path, ignore_errors=True)
             raise JobError(
@@ -300,7 +272,6 @@ class Jobs:
                 folder=str(self.runs_dir),
                 reason=error.strerror or str(error),
             ) from error
-        return run
 
     # ------------------------------------------------------------------------------------------- a run's life
 
@@ -395,7 +366,7 @@ class Jobs:
             status = progress.status(exited=process.has_exited(run))
             if status == "finished":
                 self._learn(run)
-            return _view(run, job, progress, status)
+            return describe(run, job, progress, status)
 
     def _learn(self, run: RunDir) -> None:
         mark = run.path / "measured"
@@ -530,74 +501,3 @@ def _copy_pictures(source: Path, target: Path) -> None:
             os.link(file, target / file.name)
         except OSError:
             shutil.copy2(file, target / file.name)
-
-
-def _view(run: RunDir, job: Job, progress: Progress, status: Status) -> RunView:
-    started, stepped = progress.get(events.Started), progress.get(events.Stepped)
-    finished, failed = progress.get(events.Finished), progress.get(events.Failed)
-    preparing, stopped = progress.get(events.Preparing), progress.get(events.Stopped)
-    plan = estimate.Plan.from_table(job.plan)
-    steps = started.steps if started else plan.steps if plan else 0
-    step = max(stepped.step if stepped else 0, stopped.step if stopped else 0)
-    error: ExtensionError | None = None
-    if status == "failed" and failed is not None:
-        error = ExtensionError.from_json(failed.error)
-    elif status == "died":
-        error = _died(run, progress)
-    stage = _stage(progress) if status == "running" else ""
-    counted = preparing if preparing is not None and preparing.stage == stage else None
-    return RunView(
-        run=run,
-        job=job,
-        status=status,
-        step=finished.step if status == "finished" and finished else step,
-        steps=steps,
-        seconds_left=_seconds_left(progress, plan) if status == "running" else None,
-        loss=stepped.loss if stepped else None,
-        stage=stage,
-        stage_done=counted.done if counted else 0,
-        stage_total=counted.total if counted else 0,
-        result=_result(job, finished) if status == "finished" and finished else None,
-        error=error,
-    )
-
-
-def _seconds_left(progress: Progress, plan: estimate.Plan | None) -> float | None:
-    """What the trainer says once it makes steps; before that what the plan said, less the time since the start."""
-    started, _ = progress.run.started()
-    stepped = progress.latest.get("stepped")
-    if stepped is not None and isinstance(stepped.event, events.Stepped) and stepped.at >= started:
-        return stepped.event.seconds_left
-    return max(plan.seconds - (time.time() - started), 5.0) if plan else None
-
-
-def _stage(progress: Progress) -> str:
-    """What the trainer is doing: a preparation's name, or "training"."""
-    if progress.last is None or not progress.spoke():
-        return "starting"
-    last = progress.last.event
-    if isinstance(last, events.Preparing):
-        return last.stage
-    return "starting" if isinstance(last, events.Started) else "training"
-
-
-def _result(job: Job, finished: events.Finished) -> Path:
-    file = Path(finished.file)
-    return file if file.is_absolute() else Path(job.lora_dir) / file
-
-
-def _died(run: RunDir, progress: Progress) -> TrainerFailedError:
-    saved = progress.get(events.Saved)
-    tail = run.log_tail()
-    todo: Message = message("Press Resume to start it again.")
-    step = 0
-    if saved is not None and saved.state:
-        step = saved.step
-        todo = message("Press Resume: it goes on from step {step}.", step=step)
-    return TrainerFailedError(
-        "The training ended without a last word.",
-        why="Its process was ended from outside, or the computer was switched off or ran out of memory.",
-        todo=todo.template,
-        step=step,
-        log_tail=tail,
-    )

@@ -33,7 +33,8 @@ from ..errors import (
 )
 from ..jobs.estimate import Plan
 from ..jobs.names import safe_name
-from ..jobs.service import WHOSE, JobForm, RunView
+from ..jobs.service import WHOSE, JobForm
+from ..jobs.view import RunView
 from ..loader.catalogue import Entry
 from .access import RefusedError
 from .services import Services
