@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -269,7 +270,7 @@ def _squeezed(tensor: Tensor) -> tuple[int, ...]:
 # --- where configs and weights come from
 
 
-class _Source:
+class _Source(ABC):
     """A model on disk: the configs of its parts and their weights by diffusers' names."""
 
     info: ModelInfo
@@ -277,20 +278,20 @@ class _Source:
     def __enter__(self) -> _Source:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        pass
+    @abstractmethod
+    def __exit__(self, *_: object) -> None: ...
 
-    def config(self, part: str) -> Mapping[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def config(self, part: str) -> Mapping[str, Any]: ...
 
-    def scheduler_config(self) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def scheduler_config(self) -> dict[str, Any]: ...
 
-    def tokenizer(self, part: str) -> ClipTokenizer:
-        raise NotImplementedError
+    @abstractmethod
+    def tokenizer(self, part: str) -> ClipTokenizer: ...
 
-    def read(self, part: str, key: str, module: nn.Module) -> Tensor | None:
-        raise NotImplementedError
+    @abstractmethod
+    def read(self, part: str, key: str, module: nn.Module) -> Tensor | None: ...
 
 
 class _Folder(_Source):
