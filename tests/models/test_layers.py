@@ -81,3 +81,24 @@ def test_one_text_encoder_is_also_known_as_the_first(tiny_model):
 
     name = "text_model_encoder_layers_0_mlp_fc1"
     assert aliases[f"lora_te1_{name}"] == f"lora_te_{name}"
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2"])
+def test_sd1_and_sd2_layers_are_also_known_by_their_ldm_names(family):
+    unet = load.empty_unet(configs.UNETS[family])
+    model = load.Model(info=None, scheduler_config={}, unet=unet, text_encoders=())
+    aliases = layers.aliases(model)
+    name = "input_blocks_1_1_transformer_blocks_0_attn1_to_q"
+    assert aliases[f"lora_unet_{name}"] == "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    assert aliases["lora_unet_middle_block_2_out_layers_3"] == "lora_unet_mid_block_resnets_1_conv2"
+    assert set(aliases.values()) <= layers.layers(model).keys()
+    assert not aliases.keys() & layers.layers(model).keys()
+
+
+def test_diffusers_names_sdxls_first_text_encoder_as_sd1s_only_one(save_model, tmp_path):
+    save_model(tmp_path / "xl", family="sdxl")
+    model = load.load(tmp_path / "xl")
+
+    name = "text_model_encoder_layers_0_self_attn_q_proj"
+
+    assert layers.aliases(model)[f"lora_te_{name}"] == f"lora_te1_{name}"

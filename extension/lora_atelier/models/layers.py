@@ -8,9 +8,11 @@ CLIP's paths, and kohya names SDXL's U-Net layers by their ldm paths (``input_bl
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from . import ldm
 
@@ -25,28 +27,105 @@ _CONV_BLOCKS = {"ResnetBlock2D", "Downsample2D", "Upsample2D"}
 _TE_BLOCKS = {"CLIPAttention", "CLIPMLP", "CLIPSdpaAttention", "CLIPFlashAttention2"}
 
 
-def layers(model: Model) -> dict[str, nn.Module]:
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Where one layer's numbers are in a live model.
+
+    ``weight`` and ``bias`` name the module's parameters; ``rows`` says which of their rows are this layer's where
+    several share them, as query, key and value do in OpenCLIP's ``in_proj_weight``.
+    """
+
+    module: nn.Module
+    weight: str = "weight"
+    bias: str = "bias"
+    rows: tuple[int, int] | None = None
+
+    def parameter(self, name: str) -> nn.Parameter | None:
+        """Return the module's "weight" or "bias", or None if it has none."""
+        found = getattr(self.module, self.weight if name == "weight" else self.bias, None)
+        return found if isinstance(found, nn.Parameter) else None
+
+    def view(self, name: str) -> Tensor | None:
+        """Return the layer's part of "weight" or "bias", to read and to write, or None if it has none."""
+        parameter = self.parameter(name)
+        if parameter is None:
+            return None
+        return parameter.detach() if self.rows is None else parameter.detach()[self.rows[0] : self.rows[1]]
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Return the shape of "weight" or "bias" for an adapter; None if there is none and none can be made.
+
+        A packed (quantised) weight has another shape in memory than the layer has for its adapters. A linear layer or
+        a convolution without a bias can be given one.
+        """
+        view, module = self.view(name), self.module
+        if self.rows is None and isinstance(module, (nn.Linear, nn.Conv2d)):
+            whole: tuple[int, ...]
+            if isinstance(module, nn.Linear):
+                whole = (module.out_features, module.in_features)
+            else:
+                whole = (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
+            if name == "bias":
+                return whole[:1]
+            if view is not None and not view.is_floating_point():
+                return whole
+        return tuple(view.shape) if view is not None else None
+
+    def create_bias(self) -> None:
+        """Give the module a bias of zeros, which it must not have yet."""
+        weight = self.parameter("weight")
+        assert weight is not None and self.parameter("bias") is None
+        bias = torch.zeros(self.shape("bias") or (), dtype=weight.dtype, device=weight.device)
+        setattr(self.module, self.bias, nn.Parameter(bias, requires_grad=False))
+
+    def remove_bias(self) -> None:
+        """Take the bias away that ``create_bias`` made."""
+        self.module.register_parameter(self.bias, None)
+
+
+def layers(model: Model) -> dict[str, Layer]:
     """Return every module with a weight of its own, by layer name, of the parts that are loaded."""
-    found: dict[str, nn.Module] = {}
+    return {name: Layer(module) for name, (_, _, module) in places(model).items()}
+
+
+def places(model: Model) -> dict[str, tuple[str, str, nn.Module]]:
+    """Return (part, path in it, module) of every module with a weight, by layer name, of the parts that are loaded.
+
+    Parts are named as in a diffusers folder: "unet", "text_encoder", "text_encoder_2".
+    """
+    found: dict[str, tuple[str, str, nn.Module]] = {}
     if model.unet is not None:
-        found |= unet_layers(model.unet)
-    for prefix, text_encoder in zip(te_prefixes(len(model.text_encoders)), model.text_encoders, strict=True):
-        found |= te_layers(text_encoder, prefix)
+        for path, module in _weighted(model.unet):
+            found[_flat("lora_unet", _unet_path(model.unet, path))] = "unet", path, module
+    for at, (prefix, encoder) in enumerate(
+        zip(te_prefixes(len(model.text_encoders)), model.text_encoders, strict=True)
+    ):
+        for path, module in _weighted(encoder):
+            part = "text_encoder" if at == 0 else f"text_encoder_{at + 1}"
+            found[_flat(prefix, te_path(path))] = part, path, module
     return found
 
 
 def aliases(model: Model) -> dict[str, str]:
     """Return other names in use for ``layers``' names.
 
-    Some tools write diffusers' paths for SDXL's U-Net, and some SD1 files call the only text encoder the first.
+    Some tools write diffusers' paths for SDXL's U-Net and ldm's for SD1's and SD2's, and some SD1 files call the only
+    text encoder the first.
     """
     found: dict[str, str] = {}
-    if model.unet is not None and _has_ldm_names(model.unet):
+    if model.unet is not None:
+        layout = ldm_layout(model.unet)
         for path, _ in _weighted(model.unet):
-            found[_flat("lora_unet", path)] = _flat("lora_unet", _unet_path(model.unet, path))
+            name = _flat("lora_unet", _unet_path(model.unet, path))
+            others = (_flat("lora_unet", other) for other in (path, ldm.unet_path(path, *layout)))
+            found |= {other: name for other in others if other != name}
     if len(model.text_encoders) == 1:
         for name in te_layers(model.text_encoders[0]):
             found[name.replace("lora_te_", "lora_te1_", 1)] = name
+    elif len(model.text_encoders) == 2:
+        # diffusers calls SDXL's first text encoder as SD1's only one.
+        for name in te_layers(model.text_encoders[0], "lora_te1"):
+            found[name.replace("lora_te1_", "lora_te_", 1)] = name
     return found
 
 

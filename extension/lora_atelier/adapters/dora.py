@@ -1,0 +1,57 @@
+"""DoRA: the direction of each row (or column) comes from another adapter, its length is learned apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .base import Adapter
+
+
+@dataclass(frozen=True, eq=False)
+class DoraAdapter(Adapter):
+    """An adapter of any family with DoRA around it: W' = V·d / ‖V‖ with V = W + the inner change.
+
+    ``magnitude`` d is one number per output, or per input with ``on_input``; the norm goes over everything else.
+    Source: Liu et al. 2024, DoRA (arXiv 2402.09353), eq. 5, who take columns; LyCORIS and PEFT take rows by default.
+    """
+
+    inner: Adapter
+    magnitude: Tensor
+    on_input: bool
+
+    @classmethod
+    def around(cls, inner: Adapter, scale: Tensor) -> DoraAdapter:
+        """Return DoRA with a file's ``dora_scale``: (o, 1, …) or PEFT's (o,) by output, (1, i, …) by input."""
+        on_input = scale.ndim > 1 and scale.shape[0] == 1 and scale.shape[1] > 1
+        return cls(inner, scale.reshape(-1), on_input)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The inner adapter's."""
+        return self.inner.shape
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether the inner adapter fits and there are as many lengths as rows (or columns)."""
+        fits = self.inner.fits(shape) and len(shape) > 1
+        return fits and shape[1 if self.on_input else 0] == self.magnitude.numel()
+
+    def delta(self, weight: Tensor) -> Tensor:
+        """Return W' - W at multiplier 1, float32."""
+        before = weight.float()
+        direction = before + self.inner.delta(weight)
+        axis = 1 if self.on_input else 0
+        others = [at for at in range(weight.ndim) if at != axis]
+        norm = torch.linalg.vector_norm(direction, dim=others, keepdim=True)
+        around = [1] * weight.ndim
+        around[axis] = -1
+        length = self.magnitude.to(weight.device).float().reshape(around)
+        # LyCORIS' guard against a row of zeros.
+        return direction * (length / (norm + torch.finfo(torch.float32).eps)) - before
+
+    def with_rank(self, rank: int) -> DoraAdapter:
+        """Return DoRA around the inner adapter cut to ``rank``."""
+        return DoraAdapter(self.inner.with_rank(rank), self.magnitude, self.on_input)
