@@ -84,3 +84,75 @@ def test_metadata_that_does_not_come_first_is_found_all_the_same(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
 
     assert safetensors_header.read_metadata(tmp_path / "a.safetensors") == {"x": "y"}
+
+
+def _entry(begin, end):
+    return {"dtype": "U8", "shape": [end - begin], "data_offsets": [begin, end]}
+
+
+def test_two_tensors_that_share_bytes_are_named(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(_with_header({"b": _entry(8, 64), "a": _entry(0, 9), "empty": _entry(4, 4)}))
+
+    with pytest.raises(BrokenFileError, match="a and b share bytes"):
+        safetensors_header.read(path)
+
+
+def test_tensors_without_bytes_share_none(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(_with_header({"a": _entry(0, 64), "empty": _entry(0, 0), "inside": _entry(4, 4)}))
+
+    assert set(safetensors_header.read(path).tensors) == {"a", "empty", "inside"}
+
+
+def test_a_key_that_stands_in_the_header_twice_is_named(tmp_path):
+    text = json.dumps({"a": _entry(0, 8), "b": _entry(8, 16)}).replace('"b"', '"a"').encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(16))
+
+    with pytest.raises(BrokenFileError, match="names a twice"):
+        safetensors_header.read(path)
+
+
+@pytest.mark.parametrize("read", [safetensors_header.read, safetensors_header.read_metadata])
+def test_a_header_that_is_longer_than_the_file_says_how_much_is_missing(tmp_path, read):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", 100) + b"{}")
+
+    with pytest.raises(BrokenFileError, match="98 of its 100 bytes are missing"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", [safetensors_header.read, safetensors_header.read_metadata])
+def test_a_header_above_the_formats_limit_is_not_read(tmp_path, read):
+    path = tmp_path / "x.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", 123_000_000))
+        file.truncate(200_000_000)  # a hole, not bytes on the disk
+
+    with pytest.raises(BrokenFileError, match="its header is 123 MB long"):
+        read(path)
+
+
+def test_a_header_that_is_longer_than_one_piece_is_read_whole(tmp_path, write_header):
+    shapes = {f"{at}.weight": (2, 3) for at in range(2000)}
+    path = write_header(tmp_path / "a.safetensors", shapes, {"x": "y"})
+
+    assert len(safetensors_header.read(path).tensors) == 2000
+    assert safetensors_header.skim(path).metadata == {"x": "y"}
+
+
+def test_skimming_leaves_the_entries_and_no_metadata_in_the_text(tmp_path, write_header):
+    first = write_header(tmp_path / "a.safetensors", {"猫.weight": (2, 3)}, {"x": "in the metadata"})
+    text = json.dumps({"猫.weight": _entry(0, 12), "__metadata__": {"x": "in the metadata"}}).encode()
+    odd = tmp_path / "b.safetensors"
+    odd.write_bytes(struct.pack("<Q", len(text)) + text + bytes(12))
+    text = json.dumps({"猫.weight": _entry(0, 12)}, ensure_ascii=False).encode()
+    bare = tmp_path / "c.safetensors"
+    bare.write_bytes(struct.pack("<Q", len(text)) + text + bytes(12))
+
+    for path, metadata in ((first, {"x": "in the metadata"}), (odd, {"x": "in the metadata"}), (bare, {})):
+        skimmed = safetensors_header.skim(path)
+        assert skimmed.metadata == metadata
+        assert ".weight" in skimmed.entries
+        assert "in the metadata" not in skimmed.entries

@@ -152,6 +152,10 @@ class HostError(ExtensionError):
     """The host can't do what was asked of it."""
 
 
+class OriginalsLostError(HostError):
+    """The base model's own weights can't be read again: its file changed while a LoRA was on."""
+
+
 class JobError(ExtensionError):
     """A training job that can't be created, started, stopped or resumed."""
 

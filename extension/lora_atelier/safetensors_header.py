@@ -5,8 +5,10 @@ Format: https://github.com/huggingface/safetensors#format (8 bytes little-endian
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import re
 import struct
 from collections.abc import Mapping
@@ -16,7 +18,9 @@ from typing import Any
 
 # The format's own limit; a length above it means that the file is something else.
 _MAX_HEADER_BYTES = 100_000_000
-_METADATA = re.compile(rb'\s*\{\s*"__metadata__"\s*:\s*(?=\{)')
+# Holds the header of most adapter files.
+_FIRST_PIECE_BYTES = 1 << 16
+_METADATA = re.compile(r'\s*\{\s*"__metadata__"\s*:\s*(?=\{)')
 _OFFSETS = re.compile(rb'"data_offsets"\s*:\s*\[\s*\d+\s*,\s*(\d+)\s*\]')
 _ITEM_BYTES = {
     "BOOL": 1,
@@ -69,44 +73,83 @@ def read(path: Path) -> Header:
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
-    """Return the metadata of a .safetensors file, ten times as fast as ``read`` where the file is as usual.
+    """Return the metadata of a .safetensors file, as ``skim`` does."""
+    return skim(path).metadata
 
-    Usual is what the safetensors library writes: the metadata first, the last tensor's end the end of the file. Any
-    other file is read and checked as a whole. Raises as ``read`` does.
+
+@dataclass(frozen=True)
+class Skimmed:
+    """The metadata, and the JSON text of the tensors' entries, not parsed: enough to see what a file is."""
+
+    metadata: Mapping[str, str]
+    entries: str
+
+
+def skim(path: Path) -> Skimmed:
+    """Return what a .safetensors file says of itself, ten times as fast as ``read`` where the file is as usual.
+
+    Usual is what the safetensors library writes: the metadata first or none, the last tensor's end the end of the
+    file. Any other file is read and checked as a whole. Raises as ``read`` does.
     """
     header, file_bytes = _header_bytes(path)
-    ends = _OFFSETS.findall(header[-4096:])
-    start = _METADATA.match(header)
-    if ends and start is not None and 8 + len(header) + int(ends[-1]) == file_bytes:
+    last = _OFFSETS.match(header, max(0, header.rfind(b'"data_offsets"')))
+    if last is not None and 8 + len(header) + int(last.group(1)) == file_bytes:
         try:
-            metadata, _ = json.JSONDecoder().raw_decode(header.decode("utf-8"), start.end())
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
-            metadata = None
-        if isinstance(metadata, dict):
-            return {str(key): str(value) for key, value in metadata.items()}
-    return parse(header, file_bytes).metadata
+            text = header.decode("utf-8")
+            start = _METADATA.match(text)
+            if start is None and '"__metadata__"' not in text:
+                return Skimmed({}, text)
+            if start is not None:
+                metadata, end = json.JSONDecoder().raw_decode(text, start.end())
+                return Skimmed({str(key): str(value) for key, value in metadata.items()}, text[end:])
+        except (ValueError, RecursionError):
+            pass  # read as a whole, it says what is wrong
+    parsed = parse(header, file_bytes)
+    entries = {key: {"dtype": info.dtype, "shape": info.shape} for key, info in parsed.tensors.items()}
+    return Skimmed(parsed.metadata, json.dumps(entries, ensure_ascii=False))
 
 
 def _header_bytes(path: Path) -> tuple[bytes, int]:
     """The header's JSON bytes, and the size of the whole file."""
-    file_bytes = path.stat().st_size
-    with path.open("rb") as file:
-        length = file.read(8)
-        if len(length) < 8:
+    # The system's own calls: of a list of ten thousand files they take half the time that Python's files take.
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        if hasattr(os, "posix_fadvise"):
+            # Else Linux reads on into the weights, which nobody asked for.
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+        file_bytes = os.fstat(file).st_size
+        start = os.read(file, _FIRST_PIECE_BYTES)
+        if len(start) < 8:
             raise BrokenFileError("the file is empty or only a few bytes long")
-        (header_bytes,) = struct.unpack("<Q", length)
-        if header_bytes > _MAX_HEADER_BYTES:
-            raise BrokenFileError("it does not begin with a safetensors header")
+        (header_bytes,) = struct.unpack_from("<Q", start)
         if 8 + header_bytes > file_bytes:
-            raise BrokenFileError("the header is cut off")
-        return file.read(header_bytes), file_bytes
+            if header_bytes > _MAX_HEADER_BYTES:
+                raise BrokenFileError("it does not begin with a safetensors header")
+            missing = 8 + header_bytes - file_bytes
+            raise BrokenFileError(f"the header is cut off: {missing} of its {header_bytes} bytes are missing")
+        if header_bytes > _MAX_HEADER_BYTES:
+            megabytes = header_bytes // 1_000_000
+            raise BrokenFileError(f"its header is {megabytes} MB long, and no program reads more than 100 MB")
+        header = start[8 : 8 + header_bytes]
+        while len(header) < header_bytes:
+            piece = os.read(file, header_bytes - len(header))
+            if not piece:
+                raise BrokenFileError("the file became shorter while it was read")
+            header += piece
+        return header, file_bytes
+    finally:
+        os.close(file)
 
 
 def parse(header: bytes, file_bytes: int) -> Header:
     """Return the header whose JSON bytes are given, checked against the size of the whole file."""
     try:
-        entries = json.loads(header.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        entries = json.loads(header.decode("utf-8"), object_pairs_hook=_once)
+    except BrokenFileError:
+        raise
+    except (ValueError, RecursionError) as error:
+        # Not only JSON's own error: Python reads no whole number of more than 4300 digits.
         raise BrokenFileError("the header is not JSON") from error
     if not isinstance(entries, dict):
         raise BrokenFileError("the header is not a JSON object")
@@ -115,15 +158,39 @@ def parse(header: bytes, file_bytes: int) -> Header:
         raise BrokenFileError("its metadata is not a JSON object")
     start = 8 + len(header)
     tensors = {str(key): _tensor(key, entry, start, file_bytes) for key, entry in entries.items()}
+    _check_apart(tensors)
     return Header(tensors, {str(key): str(value) for key, value in metadata.items()}, start)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a name that stands in it twice would mean one thing here and another in other programs."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise BrokenFileError(f"its header names {key} twice")
+            seen.add(key)
+    return found
+
+
+def _check_apart(tensors: Mapping[str, TensorInfo]) -> None:
+    before, end = "", 0
+    for key, info in sorted(tensors.items(), key=lambda item: item[1].offset):
+        if info.size_bytes and info.offset < end:
+            raise BrokenFileError(f"{before} and {key} share bytes")
+        if info.size_bytes:
+            before, end = key, info.offset + info.size_bytes
 
 
 def _tensor(key: str, entry: Any, start: int, file_bytes: int) -> TensorInfo:
     try:
         dtype, shape = str(entry["dtype"]), tuple(int(size) for size in entry["shape"])
         begin, end = (int(offset) for offset in entry["data_offsets"])
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise BrokenFileError(f"the entry of {key} makes no sense") from error
+    if max(shape, default=0) >= 1 << 63 or len(shape) > 64:
+        raise BrokenFileError(f"the entry of {key} makes no sense")
     if dtype not in _ITEM_BYTES:
         raise BrokenFileError(f"{key} has the unknown number format {dtype}")
     if min((*shape, begin), default=0) < 0 or end - begin != math.prod(shape) * _ITEM_BYTES[dtype]:

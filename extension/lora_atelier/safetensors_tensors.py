@@ -52,19 +52,32 @@ class TensorFile:
     def read(self, key: str) -> Tensor:
         """Return one tensor. Raises KeyError if the file has none of that name, BrokenFileError if it got shorter."""
         info = self.header.tensors[key]
-        dtype = _dtype(info.dtype, key)
-        if info.size_bytes == 0:
-            return torch.empty(info.shape, dtype=dtype)
         buffer = torch.empty(info.size_bytes, dtype=torch.uint8)
+        self._fill(buffer, info.offset, key)
+        return buffer.view(_dtype(info.dtype, key)).reshape(info.shape)
+
+    def read_rows(self, key: str, start: int, stop: int, buffer: Tensor) -> Tensor:
+        """Return rows ``start`` to ``stop`` of a tensor as a matrix: everything behind its first size is one row.
+
+        They are read into the beginning of ``buffer`` (bytes), which must be large enough and stays theirs.
+        """
+        info = self.header.tensors[key]
+        row_bytes = info.size_bytes // max(1, info.shape[0] if info.shape else 1)
+        part = buffer[: (stop - start) * row_bytes]
+        self._fill(part, info.offset + start * row_bytes, key)
+        return part.view(_dtype(info.dtype, key)).reshape(stop - start, -1)
+
+    def _fill(self, buffer: Tensor, offset: int, key: str) -> None:
+        if not buffer.numel():
+            return
         view = buffer.numpy().data
-        self._file.seek(info.offset)
+        self._file.seek(offset)
         done = 0
-        while done < info.size_bytes:
+        while done < len(view):
             count = self._file.readinto(view[done:])
             if not count:
                 raise BrokenFileError(f"the file ends within {key}")
             done += count
-        return buffer.view(dtype).reshape(info.shape)
 
 
 def read_all(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:

@@ -1,4 +1,7 @@
+import os
+import shutil
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -9,10 +12,11 @@ from lora_atelier.adapters import file
 from lora_atelier.errors import HostError, ModelError
 from lora_atelier.hosts import infotext
 from lora_atelier.hosts.embedded import EmbeddedHost, GenerateRequest
+from lora_atelier.loader.session import LoaderSettings
 from lora_atelier.locales import sentence
 from lora_atelier.models import layers
 from lora_atelier.models.sample import Txt2Img
-from lora_atelier.prompt import parse
+from lora_atelier.prompt import NetworkCall, parse
 
 
 @pytest.fixture
@@ -124,23 +128,42 @@ def test_cancelling_keeps_the_finished_pictures_and_the_next_request_works(host)
     assert len(host.generate(request()).images) == 1
 
 
-def test_requests_from_several_threads_do_not_mix_their_loras(host, add):
+@pytest.mark.parametrize("originals", ["copy", "reread"])
+def test_every_picture_has_its_own_loras_while_others_switch_them(tiny_model_folder, tmp_path, random_lora, originals):
+    """Two threads draw while a third keeps changing weights; LORA_ATELIER_SECONDS=60 makes it a minute."""
+    host = EmbeddedHost(tiny_model_folder, tmp_path, device="cpu", loader=LoaderSettings(originals=originals))
+    targets = layers.target_layers(host.model().unet) | layers.target_layers(host.model().text_encoders[0])
     for at, name in enumerate("ab"):
-        add(name, seed=at)
-    prompts = ["x", "x <lora:a:1>", "x <lora:b:1>"] * 3
+        file.write(host.lora_dirs()[0] / f"{name}.safetensors", random_lora(targets, size=0.3, seed=at), {})
+    prompts = ["x", "x <lora:a:1>", "x <lora:b:1>", "x <lora:b:0.5> <lora:a:-0.7>"]
     expected = {prompt: pixels(host.generate(request(prompt)).images[0]) for prompt in prompts}
-    results = [None] * len(prompts)
+    assert len({image.tobytes() for image in expected.values()}) == len(prompts)  # else a mix-up would not be seen
+    end = time.monotonic() + float(os.environ.get("LORA_ATELIER_SECONDS", "3"))
+    counts, wrong = [0, 0, 0], []
 
-    def draw(at):
-        results[at] = pixels(host.generate(request(prompts[at])).images[0])
+    def draw(thread):
+        while time.monotonic() < end:
+            prompt = prompts[(counts[thread] + thread) % len(prompts)]
+            if (pixels(host.generate(request(prompt)).images[0]) != expected[prompt]).any():
+                wrong.append(prompt)
+            counts[thread] += 1
 
-    threads = [threading.Thread(target=draw, args=(at,)) for at in range(len(prompts))]
+    def switch():
+        while time.monotonic() < end:
+            host.draw(
+                Txt2Img(prompts=["y"], steps=1, width=64, height=64, seeds=[1]),
+                [NetworkCall("ab"[counts[2] % 2], unet=counts[2] % 7 / 3)],
+            )
+            counts[2] += 1
+
+    threads = [threading.Thread(target=draw, args=(at,)) for at in range(2)] + [threading.Thread(target=switch)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
-    assert all((results[at] == expected[prompt]).all() for at, prompt in enumerate(prompts))
+    assert min(counts) > 0
+    assert wrong == []
 
 
 @pytest.mark.parametrize(("policy", "threads"), [("PASSIVE", 3), ("", 1)])
@@ -191,18 +214,65 @@ def test_a_request_that_can_not_be_done_says_why(host, changes, said):
 
 def test_too_little_memory_is_said_in_a_sentence_and_nothing_stays_changed(host, add, monkeypatch):
     add("a")
-    before = {name: module.weight.clone() for name, module in host.layers().items()}
+    before = {name: layer.view("weight").clone() for name, layer in host.layers().items()}
 
     def no_memory(*_):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 123 bytes")
 
-    monkeypatch.setattr("lora_atelier.loader.patching._add", no_memory)
+    monkeypatch.setattr("lora_atelier.loader.patching.merge", no_memory)
     with pytest.raises(HostError, match="not enough memory"):
         host.generate(request("a <lora:a:1>"))
     monkeypatch.undo()
 
-    assert all(torch.equal(module.weight, before[name]) for name, module in host.layers().items())
+    assert all(torch.equal(layer.view("weight"), before[name]) for name, layer in host.layers().items())
     assert host.generate(request("a <lora:a:1>")).comments == []
+
+
+def test_an_embedding_in_a_lora_file_is_a_word_as_long_as_the_lora_is_on(host, add):
+    path = add("a")
+    content = file.read(path)
+    vectors = torch.randn(3, 32, generator=torch.Generator().manual_seed(1))
+    file.write(path, {**content.tensors, "bundle_emb.momo.string_to_param.*": vectors}, {})
+    plain = host.generate(request("a momo")).images[0]
+
+    without, named = (host.generate(request(f"a {word} <lora:a:0>")).images[0] for word in ("momi", "momo"))
+    after = host.generate(request("a momo"))
+
+    assert after.comments == []
+    assert (pixels(named) != pixels(plain)).any()
+    assert (pixels(without) == pixels(host.generate(request("a momi")).images[0])).all()
+    assert (pixels(after.images[0]) == pixels(plain)).all()
+
+
+def test_an_embedding_of_another_width_is_left_out_and_said(host, add):
+    path = add("a")
+    file.write(path, {**file.read(path).tensors, "bundle_emb.momo.clip_l": torch.zeros(2, 768)}, {})
+
+    done = host.generate(request("a momo <lora:a:1>"))
+
+    assert [sentence(comment) for comment in done.comments] == [
+        "The embedding “momo” was left out: it is for another model's text encoder."
+    ]
+
+
+def test_a_base_model_that_was_replaced_while_a_lora_is_on_is_loaded_again(
+    save_model, tiny_model_folder, tmp_path, random_lora
+):
+    folder = shutil.copytree(tiny_model_folder, tmp_path / "model")
+    host = EmbeddedHost(folder, tmp_path / "data", device="cpu", loader=LoaderSettings(originals="reread"))
+    model = host.model()
+    file.write(host.lora_dirs()[0] / "a.safetensors", random_lora(layers.target_layers(model.unet)), {})
+    host.generate(request("<lora:a:1>"))
+    save_model(tmp_path / "other", seed=9)
+    fresh = EmbeddedHost(tmp_path / "other", tmp_path / "data2", device="cpu").generate(request())
+    shutil.copytree(tmp_path / "other", folder, dirs_exist_ok=True)
+
+    done = host.generate(request())
+
+    assert [sentence(c) for c in done.comments] == [
+        "The base model's file was changed while a LoRA was on; it was loaded again."
+    ]
+    assert (pixels(done.images[0]) == pixels(fresh.images[0])).all()
 
 
 def test_the_model_is_loaded_when_it_is_first_needed_and_can_be_freed(host, add):

@@ -4,14 +4,16 @@ import pytest
 import torch
 from torch import nn
 
+from lora_atelier.adapters.base import Adapter
 from lora_atelier.adapters.lora import LoraAdapter
 from lora_atelier.errors import AdapterMismatchError
 from lora_atelier.loader.patching import Patch, WeightPatcher
+from lora_atelier.models.layers import Layer
 
 
 class FakeHost:
     def __init__(self, **layers):
-        self._layers = layers
+        self._layers = {name: Layer(module) for name, module in layers.items()}
 
     def layers(self):
         return self._layers
@@ -40,7 +42,7 @@ def lora(layer, rank=2, seed=1, alpha=1.0):
 
 
 def patch(layer, multiplier, seed=1, rank=2):
-    return Patch("layer", lora(layer, rank, seed), multiplier, source=f"{seed:064}")
+    return Patch("layer", "weight", lora(layer, rank, seed), multiplier, source=f"{seed:064}")
 
 
 @pytest.fixture(params=LAYERS)
@@ -143,8 +145,8 @@ def test_linear_weights_fit_1x1_convolutions_and_the_other_way_round():
     linear, conv = nn.Linear(8, 4).requires_grad_(False), nn.Conv2d(8, 4, 1).requires_grad_(False)
     conv.weight.copy_(linear.weight.reshape(4, 8, 1, 1))
 
-    WeightPatcher(FakeHost(layer=linear)).apply([Patch("layer", lora(conv), 0.5)])
-    WeightPatcher(FakeHost(layer=conv)).apply([Patch("layer", lora(linear), 0.5)])
+    WeightPatcher(FakeHost(layer=linear)).apply([Patch("layer", "weight", lora(conv), 0.5)])
+    WeightPatcher(FakeHost(layer=conv)).apply([Patch("layer", "weight", lora(linear), 0.5)])
 
     assert torch.allclose(linear.weight.reshape(4, 8, 1, 1), conv.weight, atol=1e-6)
 
@@ -156,9 +158,9 @@ def test_a_shape_that_does_not_fit_is_refused_before_the_first_write(wrong):
     patcher = WeightPatcher(FakeHost(good=good, layer=layer))
 
     with pytest.raises(AdapterMismatchError, match=r"does not fit.*the model's is \(4, 8\)"):
-        patcher.apply([Patch("good", lora(good), 1.0), Patch("layer", lora(wrong), 1.0)])
+        patcher.apply([Patch("good", "weight", lora(good), 1.0), Patch("layer", "weight", lora(wrong), 1.0)])
     with pytest.raises(AdapterMismatchError, match="no layer nowhere"):
-        patcher.apply([Patch("good", lora(good), 1.0), Patch("nowhere", lora(good), 1.0)])
+        patcher.apply([Patch("good", "weight", lora(good), 1.0), Patch("nowhere", "weight", lora(good), 1.0)])
 
     assert torch.equal(good.weight, before)
 
@@ -173,18 +175,18 @@ def test_an_error_in_the_middle_leaves_the_model_as_it_was_bit_for_bit(dtype):
     first, second = seeded(LAYERS["linear"], dtype), seeded(LAYERS["conv3x3"], dtype)
     before = first.weight.clone(), second.weight.clone()
     patcher = WeightPatcher(FakeHost(first=first, second=second))
-    patcher.apply([Patch("first", lora(first), 0.5), Patch("second", lora(second), 0.5)])
+    patcher.apply([Patch("first", "weight", lora(first), 0.5), Patch("second", "weight", lora(second), 0.5)])
     failing = Failing(lora(second).down, lora(second).up, 1.0)
 
     with pytest.raises(MemoryError):
-        patcher.apply([Patch("first", lora(first, seed=3), 0.9), Patch("second", failing, 0.5)])
+        patcher.apply([Patch("first", "weight", lora(first, seed=3), 0.9), Patch("second", "weight", failing, 0.5)])
 
     assert torch.equal(first.weight, before[0])
     assert torch.equal(second.weight, before[1])
     assert patcher.touched == frozenset()
 
 
-class Dense:
+class Dense(Adapter):
     """A family whose change is no low-rank product, as LoKr's or a full difference."""
 
     def __init__(self, change):
@@ -197,16 +199,13 @@ class Dense:
     def delta(self, weight):
         return self.change.float()
 
-    def with_rank(self, rank):
-        return self
-
 
 def test_families_without_factors_are_added_to_those_with(make):
     layer = seeded(make)
     base, low_rank = layer.weight.clone(), lora(layer)
     change = torch.randn(layer.weight.shape)
 
-    patches = [Patch("layer", Dense(change), 0.5, "b"), Patch("layer", low_rank, 2.0, "a")]
+    patches = [Patch("layer", "weight", Dense(change), 0.5, "b"), Patch("layer", "weight", low_rank, 2.0, "a")]
     WeightPatcher(FakeHost(layer=layer)).apply(patches)
 
     assert torch.allclose(layer.weight, base + 0.5 * change + 2.0 * low_rank.delta(base), atol=1e-5)
@@ -220,7 +219,7 @@ def test_a_layer_larger_than_one_block_and_in_another_memory_order_is_changed_wh
     before, adapter = layer.weight.clone(), lora(layer)
     patcher = WeightPatcher(FakeHost(layer=layer))
 
-    patcher.apply([Patch("layer", adapter, 0.5)])
+    patcher.apply([Patch("layer", "weight", adapter, 0.5)])
 
     expected = (before.float() + 0.5 * adapter.delta(before)).to(dtype)
     assert torch.allclose(layer.weight.float(), expected.float(), rtol=1e-2, atol=1e-4)

@@ -9,6 +9,7 @@ from lora_atelier.loader.catalogue import Catalogue
 from lora_atelier.loader.session import LoaderSession
 from lora_atelier.locales import sentence
 from lora_atelier.models import layers
+from lora_atelier.models.stored import StoredModel
 from lora_atelier.prompt import parse
 
 
@@ -28,8 +29,15 @@ class FakeHost:
     def family(self):
         return self.model.info.family
 
+    def stored_weights(self):
+        return StoredModel(self.model)
+
+    def use_embeddings(self, embeddings):
+        self.embeddings = embeddings
+        return []
+
     def weights(self):
-        return {name: module.weight.detach().clone() for name, module in self._layers.items()}
+        return {name: layer.view("weight").clone() for name, layer in self._layers.items()}
 
 
 @pytest.fixture
@@ -113,7 +121,7 @@ def test_the_order_in_the_prompt_does_not_matter_to_a_single_bit(host, session, 
 def test_the_same_prompt_twice_reads_and_writes_nothing(host, session, add):
     path = add("a")
     use(session, "<lora:a:0.5>")
-    versions = {name: module.weight._version for name, module in host.layers().items()}
+    versions = {name: layer.parameter("weight")._version for name, layer in host.layers().items()}
     path_content = path.read_bytes()
     stamp = path.stat().st_mtime_ns
     path.write_bytes(bytes(len(path_content)))  # the same size and time: nothing may look inside
@@ -122,7 +130,7 @@ def test_the_same_prompt_twice_reads_and_writes_nothing(host, session, add):
     notes = use(session, "<lora:a:0.5>")
 
     assert notes == []
-    assert {name: module.weight._version for name, module in host.layers().items()} == versions
+    assert {name: layer.parameter("weight")._version for name, layer in host.layers().items()} == versions
 
 
 def test_a_file_that_was_replaced_under_the_same_name_is_noticed(host, session, add):
@@ -202,19 +210,27 @@ def test_more_than_five_percent_unknown_layers_refuse_the_file(
         assert "3 of 51 layers are not in the model, first lora_unet_nowhere_0" in note
 
 
-def test_text_encoder_layers_and_embeddings_that_can_not_be_applied_are_counted(tiny_model, add, random_lora):
+def test_text_encoder_layers_that_can_not_be_applied_are_counted(tiny_model, add, random_lora):
     host = FakeHost(tiny_model, with_te=False)
     session = LoaderSession(host, Catalogue([add.folder]))
     targets = layers.target_layers(tiny_model.unet) | layers.target_layers(tiny_model.text_encoders[0])
-    add("a", {**random_lora(targets), "bundle_emb.x.string_to_param.*": torch.zeros(1)})
+    add("a", random_lora(targets))
 
     notes = use(session, "<lora:a:1>")
 
-    assert notes == [
-        "LoRA “a”: its 12 text encoder layers were left out; they are not applied here.",
-        "LoRA “a”: the 1 embeddings in it were left out; only its layers are applied.",
-    ]
+    assert notes == ["LoRA “a”: its 12 text encoder layers were left out; they are not applied here."]
     assert session.applied
+
+
+def test_the_embeddings_of_a_file_are_the_hosts_as_long_as_it_is_on(host, session, add, tiny_model, random_lora):
+    vectors = torch.ones(2, 32)
+    add("a", {**random_lora(layers.target_layers(tiny_model.unet)), "bundle_emb.x.string_to_param.*": vectors})
+
+    use(session, "<lora:a:0.5>")
+    assert torch.equal(host.embeddings["x"]["string_to_param.*"], vectors)
+    use(session, "")
+
+    assert host.embeddings == {}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ from ..loader.catalogue import Catalogue
 from ..models.detect import ModelInfo
 
 if TYPE_CHECKING:
-    from torch import nn
+    from ..loader.originals import StoredWeights
+    from ..loader.session import Embeddings
+    from ..models.layers import Layer
 
 # What a person is told beside a picture; ``locales.sentence`` says either in a language.
 Note = Message | ExtensionError
@@ -35,8 +37,8 @@ class Host(Protocol):
     data_dir: Path
     catalogue: Catalogue
 
-    def layers(self) -> Mapping[str, nn.Module]:
-        """The live model's modules by kohya layer name; the same object as long as the model is the same."""
+    def layers(self) -> Mapping[str, Layer]:
+        """Where the live model's weights are, by kohya layer name; the same object as long as the model is the same."""
         ...
 
     def aliases(self) -> Mapping[str, str]:
@@ -45,6 +47,14 @@ class Host(Protocol):
 
     def family(self) -> str:
         """The model's family: "toy", "sd1", "sd2" or "sdxl"."""
+        ...
+
+    def stored_weights(self) -> StoredWeights | None:
+        """The files that the live model was read from, or None if its weights can't be read again."""
+        ...
+
+    def use_embeddings(self, embeddings: Embeddings) -> list[Note]:
+        """Make exactly these textual inversions usable in prompts; return what could not be, as sentences."""
         ...
 
     def current(self) -> ModelInfo:

@@ -15,16 +15,18 @@ from typing import Any
 
 import torch
 from PIL import Image, PngImagePlugin
-from torch import nn
 
 from .. import __version__, atomic
-from ..errors import HostError, ModelError, message
+from ..errors import HostError, ModelError, OriginalsLostError, message
 from ..loader.catalogue import Catalogue
-from ..loader.session import Applied, LoaderSession
-from ..models import detect, layers, load
+from ..loader.session import Applied, Embeddings, LoaderSession, LoaderSettings
+from ..models import detect, inversions, layers, load
 from ..models.detect import ModelInfo
+from ..models.inversions import Inversions
+from ..models.layers import Layer
 from ..models.load import Model
 from ..models.sample import DEFAULT_SAMPLER, SamplingCancelledError, Txt2Img, sample
+from ..models.stored import StoredModel
 from ..prompt import NetworkCall, ParsedPrompt, parse
 from . import infotext
 from .base import Checkpoint, Note
@@ -82,6 +84,7 @@ class EmbeddedHost:
         device: str | None = None,
         dtype: torch.dtype | None = None,
         lora_dirs: Sequence[Path] = (),
+        loader: LoaderSettings | None = None,
     ) -> None:
         self.data_dir = Path(data_dir)
         self._info = detect.inspect(model_path)
@@ -90,19 +93,19 @@ class EmbeddedHost:
         self._dtype = dtype
         self._lora_dirs = [self.data_dir / "loras", *lora_dirs]
         self._lora_dirs[0].mkdir(parents=True, exist_ok=True)
-        self.catalogue = Catalogue(self._lora_dirs)
+        self.catalogue = Catalogue(self._lora_dirs, self.data_dir / "catalogue.sqlite")
         self._lock = threading.RLock()
         self._cancelled = threading.Event()
         self._model: Model | None = None
-        self._layers: dict[str, nn.Module] = {}
+        self._layers: dict[str, Layer] = {}
         self._aliases: dict[str, str] = {}
-        self._session = LoaderSession(self, self.catalogue)
+        self._session = LoaderSession(self, self.catalogue, loader)
         self._warnings: list[Note] = []
 
     # --- what every host offers
 
-    def layers(self) -> Mapping[str, nn.Module]:
-        """The model's modules by layer name; loads the model."""
+    def layers(self) -> Mapping[str, Layer]:
+        """Where the model's weights are, by layer name; loads the model."""
         with self._lock:
             self.model()
             return self._layers
@@ -112,6 +115,27 @@ class EmbeddedHost:
         with self._lock:
             self.model()
             return self._aliases
+
+    def stored_weights(self) -> StoredModel:
+        """The files that the model was read from; loads the model."""
+        return StoredModel(self.model())
+
+    def use_embeddings(self, embeddings: Embeddings) -> list[Note]:
+        """Let prompts name exactly these textual inversions; return a sentence for each that does not fit."""
+        model, notes = self.model(), list[Note]()
+        widths = [encoder.get_input_embeddings().weight.shape[1] for encoder in model.text_encoders]
+        words: list[dict[str, torch.Tensor]] = [{} for _ in widths]
+        for name, stored in embeddings.items():
+            vectors = inversions.of_parts(stored, widths)
+            if vectors is None:
+                notes.append(
+                    message("The embedding “{name}” was left out: it is for another model's text encoder.", name=name)
+                )
+                continue
+            for at, tensor in enumerate(vectors):
+                words[at][name] = tensor
+        model.inversions = tuple(Inversions(each) for each in words)
+        return notes
 
     def family(self) -> str:
         """The base model's family."""
@@ -188,9 +212,8 @@ class EmbeddedHost:
     ) -> tuple[list[Image.Image], list[Note]]:
         """Return the pictures of a plain request with these adapters on, and what was left out. Nothing is saved."""
         with self._lock, _memory_errors_said(), _suitable_threads(self._info):
-            model = self.model()
-            notes = self._session.use(calls)
-            return sample(model, request, on_step=on_progress), notes
+            notes = self._use(calls)
+            return sample(self.model(), request, on_step=on_progress), notes
 
     def generate(self, request: GenerateRequest, *, on_progress: OnProgress | None = None) -> Generated:
         """Return and save the pictures that a request asks for, with the LoRAs that its prompt names.
@@ -204,9 +227,9 @@ class EmbeddedHost:
         prompt, negative = parse(request.prompt), parse(request.negative_prompt)
         with self._lock, _memory_errors_said(), _suitable_threads(self._info):
             self._cancelled.clear()
-            model = self.model()
             comments: list[Note] = [*prompt.problems, *negative.problems, *_about_negative(negative)]
-            comments += self._session.use(prompt.calls)
+            comments += self._use(prompt.calls)
+            model = self.model()
             result = Generated([], [], [], [], comments)
             for batch in range(request.batch_count):
                 seeds = [(seed + batch * request.batch_size + at) % _SEEDS for at in range(request.batch_size)]
@@ -225,6 +248,19 @@ class EmbeddedHost:
             comments += self._warnings
             self._warnings = []
             return result
+
+    def _use(self, calls: Sequence[NetworkCall]) -> list[Note]:
+        """Put exactly these calls on the model. Where its own weights can't be read back, it is loaded anew first."""
+        self.model()
+        try:
+            return self._session.use(calls)
+        except OriginalsLostError:
+            # The file that the weights came from was replaced: what it holds now is the base model from here on.
+            self.unload()
+            self._info = detect.inspect(self._info.path)
+            self.model()
+            said = message("The base model's file was changed while a LoRA was on; it was loaded again.")
+            return [said, *self._session.use(calls)]
 
     def _progress(self, on_progress: OnProgress | None, batch: int, batches: int) -> OnProgress:
         def step(done: int, steps: int) -> None:

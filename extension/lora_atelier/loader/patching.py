@@ -4,190 +4,287 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ..adapters.families import Adapter
-from ..errors import AdapterMismatchError
+from .. import memory
+from ..adapters.families import Adapter, fitted
+from ..errors import AdapterMismatchError, OriginalsLostError
+from ..models.layers import Layer
+from .branches import Branch, is_writable
+from .merging import Change, merge
+from .originals import Copied, Original, Originals, Reread, StoredWeights, lost, same_bits
 
-# Weights are changed in blocks of this many numbers: the float32 scratch then stays in the processor's cache.
-_BLOCK = 1 << 21
+# "copy": keep the touched weights; "reread": read them from the checkpoint again; "auto": copy where memory allows it.
+OriginalsMode = Literal["auto", "copy", "reread"]
+# Copies may take this share of the free memory.
+_FREE_SHARE = 0.5
 
 
 class HasLayers(Protocol):
-    """What the patcher must know of a host: its live modules by kohya layer name."""
+    """What the patcher must know of a host: where its live weights are, by kohya layer name."""
 
-    def layers(self) -> Mapping[str, nn.Module]: ...
+    def layers(self) -> Mapping[str, Layer]: ...
 
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """One adapter on one layer at one multiplier. ``source`` is its file's content hash and fixes the order of sums."""
+    """One adapter on one parameter of a layer at one multiplier.
+
+    ``source`` is its file's content hash and fixes the order of sums.
+    """
 
     layer: str
+    parameter: str
     adapter: Adapter
     multiplier: float
     source: str = ""
 
 
-@dataclass(frozen=True, eq=False)
-class _Original:
-    """A touched layer: the parameter that was changed, a copy of its bits before, and what is on it now."""
-
-    weight: Tensor
-    copy: Tensor
-    applied: tuple[tuple[int, float], ...]
-    patches: tuple[Patch, ...]
+# A layer's name and "weight" or "bias".
+Place = tuple[str, str]
+_Group = tuple[Patch, ...]
 
 
-def fits(adapter: Adapter, weight: Tensor) -> bool:
-    """Whether an adapter's change can be added to a weight: the same shape, sizes of 1 at the end aside.
+@dataclass(eq=False)
+class _Touched:
+    """A changed parameter, what it was before, and what is on it now."""
 
-    A 1x1 convolution in one version of a model is a linear layer in another, with the same numbers.
-    """
-    return _trimmed(adapter.shape) == _trimmed(weight.shape)
-
-
-def _trimmed(shape: Sequence[int]) -> tuple[int, ...]:
-    shape = tuple(shape)
-    while len(shape) > 2 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape
+    layer: Layer
+    parameter: nn.Parameter
+    original: Original
+    group: _Group = ()
+    # A bias that the layer did not have: it goes away again.
+    created: bool = False
+    # torch counts the writes to a parameter: another number than after our last write means that somebody else wrote.
+    version: int | None = None
 
 
 class WeightPatcher:
     """Changes the weights of a host's layers and puts them back.
 
-    Originals are copies of the touched layers' weights, kept while a change is on; they are copied back, never
-    subtracted, so that the same bits return in any precision. Not thread-safe: one owner calls it.
+    What a weight was is never computed by subtraction: it is copied back, or read again from ``checkpoint``, so that
+    the same bits return in any precision. With ``merge`` off, and for weights that can't be written, changes run beside
+    the layer. Not thread-safe: one owner calls it.
     """
 
-    def __init__(self, host: HasLayers) -> None:
+    def __init__(
+        self,
+        host: HasLayers,
+        checkpoint: StoredWeights | None = None,
+        *,
+        mode: OriginalsMode = "auto",
+        merge: bool = True,
+    ) -> None:
         self._host = host
-        self._originals: dict[str, _Original] = {}
+        self._originals = Originals(checkpoint)
+        self._mode: OriginalsMode = mode if checkpoint is not None else "copy"
+        self._merge = merge
+        self._touched: dict[Place, _Touched] = {}
+        self._branches: dict[str, tuple[object, Branch]] = {}
 
     @property
     def touched(self) -> frozenset[str]:
-        """The layers whose weights are changed at the moment."""
-        return frozenset(self._originals)
+        """The layers that are changed at the moment."""
+        return frozenset(layer for layer, _ in self._touched) | frozenset(self._branches)
 
     @torch.no_grad()
     def apply(self, patches: Iterable[Patch]) -> None:
         """Make exactly ``patches`` the change of the model, whatever was on it before; none of them restores it.
 
         Every change is computed from the unchanged weight, summed in float32 in the order of sources, rounded once. A
-        multiplier of 0 changes nothing at all. Raises AdapterMismatchError before the first write if a patch fits no
-        layer; on any error while writing, the model is restored and the error passed on.
+        multiplier of 0 changes nothing at all. Raised before the first write: AdapterMismatchError if a patch fits no
+        layer, OriginalsLostError if weights that are changed now can't be read again. On any error while writing the
+        model is restored and the error passed on.
         """
-        wanted = _by_layer(patches)
-        modules = self._host.layers()
-        for layer, group in wanted.items():
-            _check(layer, group, modules.get(layer))
-        try:
-            for layer in [layer for layer in self._originals if layer not in wanted]:
-                self._restore(layer)
-            for layer, group in wanted.items():
-                self._write(layer, group, weight_of(modules[layer]))
-        except BaseException:
-            self.restore()
-            raise
+        layers = self._host.layers()
+        wanted = _by_place(patches)
+        for place, group in wanted.items():
+            _check(place, group, layers.get(place[0]))
+        beside = {place[0]: group for place, group in wanted.items() if self._goes_beside(layers[place[0]], place[1])}
+        inside = {place: group for place, group in wanted.items() if place[0] not in beside or place[1] != "weight"}
+        self._forget_replaced(layers)
+        with self._originals.session():
+            changed = [place for place, group in inside.items() if not self._is_on(place, group)]
+            removed = [place for place in self._touched if place not in inside]
+            self._check_originals([*changed, *removed])
+            reread = self._wants_reread([layers[place[0]].view(place[1]) for place in changed])
+            try:
+                self._set_branches(beside, layers)
+                for place in removed:
+                    self._restore(place)
+                for place in changed:
+                    self._write(place, inside[place], layers[place[0]], reread=reread)
+            except BaseException:
+                self._restore_all()
+                raise
+            finally:
+                self._note_versions()
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put every touched weight back, bit for bit; harmless when nothing is touched."""
-        for layer in list(self._originals):
-            self._restore(layer)
+        """Put every touched weight back, bit for bit; harmless when nothing is touched. Raises OriginalsLostError."""
+        self._forget_replaced(self._host.layers())
+        with self._originals.session():
+            self._check_originals(list(self._touched))
+            try:
+                self._restore_all()
+            finally:
+                self._note_versions()
 
     def forget(self) -> None:
-        """Drop the copies without writing: for a host whose model is gone, so that its memory is not held."""
-        self._originals.clear()
+        """Drop everything that is known, without writing: the host's model is gone, and its memory shall be free."""
+        for _, branch in self._branches.values():
+            branch.remove()
+        self._branches.clear()
+        self._touched.clear()
+        self._originals.forget()
 
-    def _restore(self, layer: str) -> None:
-        original = self._originals[layer]
-        original.weight.copy_(original.copy)
-        del self._originals[layer]
+    # --- writing
 
-    def _write(self, layer: str, group: tuple[Patch, ...], weight: Tensor) -> None:
-        old = self._originals.get(layer)
-        if old is not None and old.weight is not weight:
-            # The host put another parameter here: what we know of the old one does not hold for it.
-            del self._originals[layer]
-            old = None
-        applied = tuple((id(patch.adapter), patch.multiplier) for patch in group)
-        if old is not None and old.applied == applied:
+    def _write(self, place: Place, group: _Group, layer: Layer, *, reread: bool) -> None:
+        touched = self._touched.get(place)
+        if touched is None:
+            # Known before the first byte is written, so that an error in the middle can be undone.
+            touched = self._touched[place] = self._touch(place, layer, reread=reread)
+        touched.group = ()
+        view = layer.view(place[1])
+        assert view is not None
+        merge(view, touched.original, _changes(group))
+        touched.group = group
+
+    def _touch(self, place: Place, layer: Layer, *, reread: bool) -> _Touched:
+        view, created = layer.view(place[1]), False
+        if view is None:
+            layer.create_bias()
+            view, created = layer.view(place[1]), True
+            assert view is not None
+        parameter = layer.parameter(place[1])
+        assert parameter is not None
+        original = Copied(view) if created else self._originals.keep(*place, view, reread=reread)
+        return _Touched(layer, parameter, original, created=created)
+
+    def _restore(self, place: Place) -> None:
+        touched = self._touched[place]
+        if touched.created:
+            touched.layer.remove_bias()
+        else:
+            view = touched.layer.view(place[1])
+            assert view is not None
+            touched.group = ()
+            touched.original.write(view)
+        del self._touched[place]
+
+    def _restore_all(self) -> None:
+        """Everything that can be restored; raises OriginalsLostError afterwards if something can't."""
+        for _, branch in self._branches.values():
+            branch.remove()
+        self._branches.clear()
+        failed: OriginalsLostError | None = None
+        for place in list(self._touched):
+            try:
+                self._restore(place)
+            except OriginalsLostError as error:
+                failed = error
+        if failed is not None:
+            raise failed
+
+    def _set_branches(self, wanted: Mapping[str, _Group], layers: Mapping[str, Layer]) -> None:
+        for name, (signature, branch) in list(self._branches.items()):
+            if name not in wanted or _signature(wanted[name]) != signature:
+                branch.remove()
+                del self._branches[name]
+        for name, group in wanted.items():
+            if name not in self._branches:
+                self._branches[name] = _signature(group), Branch(name, layers[name].module, _changes(group))
+
+    def _goes_beside(self, layer: Layer, parameter: str) -> bool:
+        view = layer.view(parameter)
+        if parameter != "weight" or view is None:
+            return False
+        return not is_writable(view) or (not self._merge and layer.rows is None and view.ndim in (2, 4))
+
+    # --- what is known of the model
+
+    def _is_on(self, place: Place, group: _Group) -> bool:
+        touched = self._touched.get(place)
+        return touched is not None and _signature(touched.group) == _signature(group)
+
+    def _forget_replaced(self, layers: Mapping[str, Layer]) -> None:
+        """Drop what is known of parameters that the host replaced or wrote into: what they hold is the original now."""
+        for place, touched in list(self._touched.items()):
+            layer = layers.get(place[0])
+            parameter = layer.parameter(place[1]) if layer is not None else None
+            if parameter is not touched.parameter or _version(touched.parameter) != touched.version:
+                del self._touched[place]
+        if not self._touched:
+            self._originals.forget()
+
+    def _note_versions(self) -> None:
+        for touched in self._touched.values():
+            touched.version = _version(touched.parameter)
+
+    def _wants_reread(self, views: Sequence[Tensor | None]) -> bool:
+        if self._mode != "auto":
+            return self._mode == "reread"
+        present = [view for view in views if view is not None]
+        free = memory.available_bytes(present[0].device) if present else None
+        return free is not None and sum(view.numel() * view.element_size() for view in present) > _FREE_SHARE * free
+
+    def _check_originals(self, places: Sequence[Place]) -> None:
+        """Raise OriginalsLostError if originals of these places must be read from a file that is another one now.
+
+        A file that only looks changed is told by its content: the original with what is on it must give the live bits.
+        """
+        reread = [t for t in self._touched.values() if isinstance(t.original, Reread)]
+        if not any(isinstance(self._touched[p].original, Reread) for p in places if p in self._touched):
             return
-        base = old.copy if old is not None else weight.detach().clone()
-        # Known before the first byte is written, so that an error in the middle can be undone.
-        self._originals[layer] = _Original(weight, base, applied, group)
-        _add(weight, base, group)
+        if self._originals.is_unchanged():
+            return
+        for touched in reread:
+            view = touched.layer.view("weight" if touched.parameter.ndim > 1 else "bias")
+            assert view is not None
+            expected = torch.empty_like(view, memory_format=torch.contiguous_format)
+            merge(expected, touched.original, _changes(touched.group))
+            if not same_bits(expected, view):
+                raise lost()
+        self._originals.found_again()
 
 
-def _by_layer(patches: Iterable[Patch]) -> dict[str, tuple[Patch, ...]]:
-    groups: dict[str, list[Patch]] = {}
+def _changes(group: _Group) -> list[Change]:
+    return [(patch.adapter, patch.multiplier) for patch in group]
+
+
+def _signature(group: _Group) -> tuple[tuple[int, float], ...]:
+    """What tells one set of changes from another; the adapters live as long as the group that is compared with."""
+    return tuple((id(patch.adapter), patch.multiplier) for patch in group)
+
+
+def _version(parameter: Tensor) -> int | None:
+    # Inference tensors do not count their writes.
+    return None if parameter.is_inference() else parameter._version
+
+
+def _by_place(patches: Iterable[Patch]) -> dict[Place, _Group]:
+    groups: dict[Place, list[Patch]] = {}
     for patch in patches:
         if patch.multiplier != 0:
-            groups.setdefault(patch.layer, []).append(patch)
-    return {layer: tuple(sorted(group, key=lambda p: (p.source, p.multiplier))) for layer, group in groups.items()}
+            groups.setdefault((patch.layer, patch.parameter), []).append(patch)
+    return {place: tuple(sorted(group, key=lambda p: (p.source, p.multiplier))) for place, group in groups.items()}
 
 
-def weight_of(module: nn.Module) -> Tensor:
-    """Return the weight of a layer."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight
-
-
-def _check(layer: str, group: tuple[Patch, ...], module: nn.Module | None) -> None:
-    if module is None:
-        raise AdapterMismatchError("The model has no layer {layer}.", layer=layer)
+def _check(place: Place, group: _Group, layer: Layer | None) -> None:
+    if layer is None:
+        raise AdapterMismatchError("The model has no layer {layer}.", layer=place[0])
+    shape = layer.shape(place[1])
     for patch in group:
-        if not fits(patch.adapter, weight_of(module)):
+        if shape is None or fitted(patch.adapter, shape) is not patch.adapter:
             raise AdapterMismatchError(
                 "The change of {layer} does not fit.",
                 why="Its shape is {got}; the model's is {expected}.",
-                layer=layer,
+                layer=place[0],
                 got=str(patch.adapter.shape),
-                expected=str(tuple(weight_of(module).shape)),
+                expected=str(shape),
             )
-
-
-def _add(weight: Tensor, base: Tensor, group: tuple[Patch, ...]) -> None:
-    """Write ``base`` plus the group's changes into ``weight``: W + Σ m·ΔW, float32, rounded to the weight's dtype once.
-
-    All low-rank changes of a layer are one product: with k of them, U = [m1·U1 … mk·Uk] and D = [D1; …; Dk].
-    """
-    ups, downs, dense = [], [], None
-    for patch in group:
-        factors = getattr(patch.adapter, "factors", None)
-        if factors is not None:
-            up, down = factors()
-            ups.append(up.to(weight.device) * patch.multiplier)
-            downs.append(down.to(weight.device))
-        else:
-            delta = patch.adapter.delta(base).reshape(weight.shape) * patch.multiplier
-            dense = delta if dense is None else dense.add_(delta)
-    target = weight.detach()
-    if not target.is_contiguous():
-        target = torch.empty_like(target, memory_format=torch.contiguous_format)
-    rows = weight.shape[0]
-    flat, original = target.view(rows, -1), base.reshape(rows, -1)
-    up = torch.cat(ups, dim=1) if ups else None
-    down = torch.cat(downs) if downs else None
-    step = max(1, _BLOCK // max(1, flat.shape[1]))
-    scratch = (
-        torch.empty(0) if flat.dtype == torch.float32 else flat.new_empty(step, flat.shape[1], dtype=torch.float32)
-    )
-    for start in range(0, rows, step):
-        block = flat[start : start + step]
-        total = block if flat.dtype == torch.float32 else scratch[: len(block)]
-        total.copy_(original[start : start + step])
-        if up is not None and down is not None:
-            total.addmm_(up[start : start + step], down)
-        if dense is not None:
-            total += dense.view(rows, -1)[start : start + step]
-        if total is not block:
-            block.copy_(total)
-    if target.data_ptr() != weight.data_ptr():
-        weight.copy_(target)

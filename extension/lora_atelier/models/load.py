@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..safetensors_header import BrokenFileError
 from ..safetensors_tensors import TensorFile
-from . import configs, detect, ldm, tokenizer
+from . import configs, detect, inversions, ldm, tokenizer
 from .detect import ModelInfo
+from .inversions import Inversions
 from .layers import ldm_layout, te_path
 from .tokenizer import ClipTokenizer
 
@@ -45,6 +46,8 @@ class Model:
     vae: Any = None
     tokenizers: tuple[ClipTokenizer, ...] = ()
     text_encoders: tuple[Any, ...] = field(default=())
+    # Words that stand for vectors, one set a text encoder; empty where there are none.
+    inversions: tuple[Inversions, ...] = field(default=())
 
     @property
     def scaling_factor(self) -> float:
@@ -64,14 +67,17 @@ class Model:
         encoded apart and laid end to end (b, 77·n, c). ``clip_skip`` n takes the n-th layer from the end (SD 1 and 2;
         1 is the last). SDXL always takes the last but one of both encoders, and the first window's pooled vector.
         """
+        said = self.inversions or (inversions.NONE,) * len(self.text_encoders)
+        encoders = list(zip(self.tokenizers, self.text_encoders, said, strict=True))
         if windows is None:
-            windows = max(len(t.windows(text, None)) for t in self.tokenizers for text in texts)
+            windows = max(len(clip.windows(text, None, words)) for clip, _, words in encoders for text in texts)
         contexts, pooled = [], None
-        for clip, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
-            ids = torch.tensor([clip.windows(text, windows) for text in texts], device=encoder.device)
+        for clip, encoder, words in encoders:
+            ids = torch.tensor([clip.windows(text, windows, words) for text in texts], device=encoder.device)
             count, length = ids.shape[0] * windows, ids.shape[-1]
             wants_layer = self.info.family == "sdxl" or (clip_skip or 1) > 1
-            out = encoder(input_ids=ids.reshape(count, length), output_hidden_states=wants_layer)
+            with words.read_by(encoder, ids.reshape(count, length)) as known:
+                out = encoder(input_ids=known, output_hidden_states=wants_layer)
             if self.info.family == "sdxl":
                 hidden = out.hidden_states[-2]
                 if getattr(out, "text_embeds", None) is not None:
@@ -135,8 +141,7 @@ def load(
     """
     info = model if isinstance(model, ModelInfo) else detect.inspect(model)
     try:
-        source: _Source = _Folder(info) if info.kind == "diffusers" else _Checkpoint(info)
-        with source:
+        with open_source(info) as source:
             return _load(source, info, parts, dtype, torch.device(device))
     except BrokenFileError as error:
         raise ModelError(
@@ -150,7 +155,9 @@ def load(
         raise ModelError("{path} can't be read.", why="{error}.", path=str(info.path), error=str(error)) from error
 
 
-def _load(source: _Source, info: ModelInfo, parts: Collection[str], dtype: torch.dtype, device: torch.device) -> Model:
+def _load(
+    source: ModelSource, info: ModelInfo, parts: Collection[str], dtype: torch.dtype, device: torch.device
+) -> Model:
     loaded = Model(info, source.scheduler_config())
     if "unet" in parts:
         loaded.unet = _fill(empty_unet(source.config("unet")), source, "unet", dtype, device)
@@ -217,7 +224,7 @@ def _on_meta(build: Callable[[], nn.Module]) -> nn.Module:
         return build().eval().requires_grad_(False)
 
 
-def _fill(module: nn.Module, source: _Source, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+def _fill(module: nn.Module, source: ModelSource, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """Put every parameter of a module on meta into place, one by one. Raises ModelError for missing or odd weights."""
     missing = []
     for owner_path, owner in module.named_modules():
@@ -270,12 +277,12 @@ def _squeezed(tensor: Tensor) -> tuple[int, ...]:
 # --- where configs and weights come from
 
 
-class _Source(ABC):
+class ModelSource(ABC):
     """A model on disk: the configs of its parts and their weights by diffusers' names."""
 
     info: ModelInfo
 
-    def __enter__(self) -> _Source:
+    def __enter__(self) -> ModelSource:
         return self
 
     @abstractmethod
@@ -291,10 +298,40 @@ class _Source(ABC):
     def tokenizer(self, part: str) -> ClipTokenizer: ...
 
     @abstractmethod
-    def read(self, part: str, key: str, module: nn.Module) -> Tensor | None: ...
+    def find(self, part: str, key: str, module: nn.Module) -> Stored | None: ...
+
+    def read(self, part: str, key: str, module: nn.Module) -> Tensor | None:
+        found = self.find(part, key, module)
+        return found.read() if found is not None else None
 
 
-class _Folder(_Source):
+@dataclass(frozen=True)
+class Stored:
+    """Where a weight lies: a tensor of a file, one of its three parts (query, key and value in one), or transposed."""
+
+    file: TensorFile
+    key: str
+    third: int | None = None
+    transposed: bool = False
+
+    def read(self) -> Tensor:
+        """Return the weight, in its stored dtype."""
+        if self.third is not None:
+            info = self.file.header.tensors[self.key]
+            count = info.shape[0] // 3
+            buffer = torch.empty(info.size_bytes // 3, dtype=torch.uint8)
+            rows = self.file.read_rows(self.key, self.third * count, (self.third + 1) * count, buffer)
+            return rows.reshape(count, *info.shape[1:])
+        tensor = self.file.read(self.key)
+        return tensor.T.contiguous() if self.transposed else tensor
+
+
+def open_source(info: ModelInfo) -> ModelSource:
+    """Open a model's files, as a context. Raises ModelError, BrokenFileError, OSError."""
+    return _Folder(info) if info.kind == "diffusers" else _Checkpoint(info)
+
+
+class _Folder(ModelSource):
     def __init__(self, info: ModelInfo) -> None:
         self.info = info
         self._files: dict[str, tuple[list[TensorFile], dict[str, tuple[TensorFile, str]]]] = {}
@@ -327,12 +364,11 @@ class _Folder(_Source):
         found = tokenizer.from_folder(folder, length)
         return found or tokenizer.clip(pad_with_end=part == "text_encoder" and self.info.family != "sd2")
 
-    def read(self, part: str, key: str, module: nn.Module) -> Tensor | None:
+    def find(self, part: str, key: str, module: nn.Module) -> Stored | None:
         by_key = self._open(part)
         for name in (key, te_path(key), key.removeprefix("text_model.")):
             if name in by_key:
-                file, stored = by_key[name]
-                return file.read(stored)
+                return Stored(*by_key[name])
         return None
 
     def _open(self, part: str) -> dict[str, tuple[TensorFile, str]]:
@@ -354,12 +390,11 @@ def _modern(key: str) -> str:
     return key
 
 
-class _Checkpoint(_Source):
+class _Checkpoint(ModelSource):
     def __init__(self, info: ModelInfo) -> None:
         self.info = info
         self._file = TensorFile(info.path)
         self._keys = self._file.header.tensors
-        self._fused: tuple[str, Tensor] | None = None
 
     def __exit__(self, *_: object) -> None:
         self._file.__exit__(None, None, None)
@@ -379,7 +414,7 @@ class _Checkpoint(_Source):
         config = self.config(part)
         return tokenizer.clip(pad_with_end=config["pad_token_id"] == config["eos_token_id"])
 
-    def read(self, part: str, key: str, module: nn.Module) -> Tensor | None:
+    def find(self, part: str, key: str, module: nn.Module) -> Stored | None:
         if part == "unet":
             return self._first(f"model.diffusion_model.{ldm.unet_path(key, *ldm_layout(module))}")
         if part == "vae":
@@ -387,7 +422,7 @@ class _Checkpoint(_Source):
             return self._first(f"first_stage_model.{ldm.vae_path(key, len(config.block_out_channels))}")
         return self._text(part, key)
 
-    def _text(self, part: str, key: str) -> Tensor | None:
+    def _text(self, part: str, key: str) -> Stored | None:
         at = 1 if part == "text_encoder_2" else 0
         start = f"conditioner.embedders.{at}." if self.info.family == "sdxl" else "cond_stage_model."
         plain = key.removeprefix("text_model.")
@@ -396,18 +431,10 @@ class _Checkpoint(_Source):
         if found is not None:
             return found
         name, third = ldm.open_clip_key(plain)
-        if third is not None:
-            return self._third(f"{start}model.{name}", third)
-        tensor = self._first(f"{start}model.{name}")
-        return tensor.T.contiguous() if tensor is not None and name == "text_projection" else tensor
-
-    def _third(self, name: str, third: int) -> Tensor | None:
-        """Query, key or value of a fused weight, which is read once for the three."""
-        if name not in self._keys:
+        found = self._first(f"{start}model.{name}")
+        if found is None:
             return None
-        if self._fused is None or self._fused[0] != name:
-            self._fused = name, self._file.read(name)
-        return self._fused[1].chunk(3)[third].clone()
+        return replace(found, third=third, transposed=name == "text_projection")
 
-    def _first(self, *names: str) -> Tensor | None:
-        return next((self._file.read(name) for name in names if name in self._keys), None)
+    def _first(self, *names: str) -> Stored | None:
+        return next((Stored(self._file, name) for name in names if name in self._keys), None)

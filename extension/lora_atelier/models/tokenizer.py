@@ -11,6 +11,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from ..errors import ModelError
+from . import inversions
+from .inversions import Inversions
 
 # The pattern and the byte-level BPE of openai/CLIP's simple_tokenizer.py.
 _PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -30,13 +32,13 @@ class ClipTokenizer:
         """The text's token numbers, without end marks and of any number."""
         return list(self._bpe.encode(text, add_special_tokens=False).ids)
 
-    def windows(self, text: str, count: int | None = 1) -> list[list[int]]:
+    def windows(self, text: str, count: int | None = 1, inversions: Inversions = inversions.NONE) -> list[list[int]]:
         """Return ``count`` windows of ``length`` token numbers each, or as many as the text needs if None.
 
         Each begins with the start mark, then up to ``length - 2`` tokens, then the end mark, then padding. What does
         not fit into ``count`` windows is left out.
         """
-        tokens, room = self.tokens(text), self.length - 2
+        tokens, room = inversions.tokens(text, self.tokens), self.length - 2
         needed = max(1, -(-len(tokens) // room))
         windows = []
         for at in range(count if count is not None else needed):

@@ -1,0 +1,69 @@
+"""The sum that stands in a changed weight: W + Σ m·ΔW, in float32, rounded once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..adapters.families import Adapter
+from .originals import Original, as_matrix, blocks
+
+# An adapter and the multiplier that it is wanted at.
+Change = tuple[Adapter, float]
+
+
+def merge(target: Tensor, original: Original, changes: Sequence[Change]) -> None:
+    """Write ``original`` plus the changes into ``target``, rounded to its dtype once.
+
+    All low-rank changes are one product: with k of them, U = [m1·U1 … mk·Uk] and D = [D1; …; Dk]. Memory: one block of
+    float32 scratch, and a float32 matrix of the weight's size where a family is no low-rank product.
+    """
+    contiguous = target if target.is_contiguous() else target.contiguous()
+    flat = as_matrix(contiguous)
+    factors = concatenated(changes, target.device)
+    dense = dense_sum(changes, original, contiguous)
+    scratch: Tensor | None = None
+    for start, stop in blocks(contiguous):
+        block = flat[start:stop]
+        if flat.dtype == torch.float32:
+            total = block
+        else:
+            if scratch is None:
+                scratch = torch.empty(block.shape, dtype=torch.float32, device=block.device)
+            total = scratch[: stop - start]
+        total.copy_(original.rows(start, stop, contiguous))
+        if factors is not None:
+            total.addmm_(factors[0][start:stop], factors[1])
+        if dense is not None:
+            total += dense[start:stop]
+        if total is not block:
+            block.copy_(total)
+    if contiguous is not target:
+        target.copy_(contiguous)
+
+
+def concatenated(changes: Sequence[Change], device: torch.device) -> tuple[Tensor, Tensor] | None:
+    """Return U (o, K) with the multipliers in it and D (K, n) of all low-rank changes, float32; None without any."""
+    ups, downs = [], []
+    for adapter, multiplier in changes:
+        factors = adapter.factors()
+        if factors is not None:
+            ups.append(factors[0].to(device) * multiplier)
+            downs.append(factors[1].to(device))
+    if not ups:
+        return None
+    return (ups[0], downs[0]) if len(ups) == 1 else (torch.cat(ups, dim=1), torch.cat(downs))
+
+
+def dense_sum(changes: Sequence[Change], original: Original, like: Tensor) -> Tensor | None:
+    """Return the sum (rows, columns), float32, of all changes that are no low-rank product; None without any."""
+    total: Tensor | None = None
+    for adapter, multiplier in changes:
+        if adapter.factors() is None:
+            # Families that do not look at the weight's numbers are shown the live ones, for shape and device.
+            weight = original.whole(like) if adapter.reads_weight else like
+            delta = as_matrix(adapter.delta(weight).contiguous()) * multiplier
+            total = delta if total is None else total.add_(delta)
+    return total

@@ -1,0 +1,194 @@
+"""What a changed parameter was before: a copy, or the checkpoint that is read again row by row."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterator
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import OriginalsLostError
+
+# Numbers that are handled at once: on a processor the float32 scratch then stays in its cache; a GPU wants fewer and
+# larger pieces.
+_CPU_BLOCK, _GPU_BLOCK = 1 << 21, 1 << 27
+
+
+class Rows(Protocol):
+    """One stored parameter of an open checkpoint, as a matrix: everything behind the first size is a row's numbers."""
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def columns(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Return rows (n, columns) in their stored dtype, valid until the next call. Raises OSError, ValueError."""
+        ...
+
+
+class OpenWeights(Protocol):
+    """A checkpoint that is open."""
+
+    def rows(self, layer: str, parameter: str) -> Rows | None:
+        """Return where a layer's parameter is stored, or None if it is not stored number by number."""
+        ...
+
+
+class StoredWeights(Protocol):
+    """The file (or files) that a host's model was read from. Between uses no handle is kept and nothing is mapped."""
+
+    def stamp(self) -> Hashable:
+        """Size, time and identity of the files: another stamp means that they may have changed. Raises OSError."""
+        ...
+
+    def open(self) -> AbstractContextManager[OpenWeights]:
+        """Open the files for reading. Raises OSError, ValueError if they are broken."""
+        ...
+
+
+class Original(ABC):
+    """The unchanged numbers of one parameter, in the dtype and on the device that the parameter has now."""
+
+    @abstractmethod
+    def rows(self, start: int, stop: int, like: Tensor) -> Tensor:
+        """Return rows of the parameter as a matrix, valid until the next call, dtype and device as ``like``."""
+
+    def whole(self, like: Tensor) -> Tensor:
+        """Return the whole parameter in the shape of ``like``."""
+        return self.rows(0, row_count(like), like).reshape(like.shape)
+
+    def write(self, target: Tensor) -> None:
+        """Put the unchanged numbers into ``target``."""
+        for start, stop in blocks(target):
+            part = target[start:stop]
+            part.copy_(self.rows(start, stop, target).reshape(part.shape))
+
+    def equals(self, live: Tensor) -> bool:
+        """Whether ``live`` holds the same bits."""
+        ranges = blocks(live)
+        return all(same_bits(live[a:b], self.rows(a, b, live).reshape(live[a:b].shape)) for a, b in ranges)
+
+
+class Copied(Original):
+    """A copy in memory. It follows the parameter to another device or precision, as the host converts its own."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor.detach().clone(memory_format=torch.contiguous_format)
+
+    def rows(self, start: int, stop: int, like: Tensor) -> Tensor:
+        """Rows of the copy."""
+        if (self._tensor.dtype, self._tensor.device) != (like.dtype, like.device):
+            self._tensor = self._tensor.to(like.device, like.dtype)
+        return as_matrix(self._tensor)[start:stop]
+
+
+class Originals:
+    """Keeps what parameters were before they were changed, in memory or in the checkpoint."""
+
+    def __init__(self, checkpoint: StoredWeights | None) -> None:
+        self._checkpoint = checkpoint
+        self._open: OpenWeights | None = None
+        self._stack = contextlib.ExitStack()
+        self._stamp: Hashable = None
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[None]:
+        """While this lasts the checkpoint may be open; afterwards no handle is left."""
+        try:
+            yield
+        finally:
+            self._open = None
+            self._stack.close()
+
+    def keep(self, layer: str, parameter: str, live: Tensor, *, reread: bool) -> Original:
+        """Return the original of an unchanged parameter: with ``reread`` no copy, if the file has its very bits."""
+        if reread and self._checkpoint is not None:
+            original = Reread(self, layer, parameter)
+            with contextlib.suppress(OSError, ValueError, OriginalsLostError):
+                stamp = self._checkpoint.stamp()
+                if self._stamp in (None, stamp) and self.rows_of(layer, parameter) and original.equals(live):
+                    self._stamp = stamp
+                    return original
+        return Copied(live)
+
+    def is_unchanged(self) -> bool:
+        """Whether the checkpoint is the file that originals were found in, as far as its size and times tell."""
+        try:
+            return self._checkpoint is not None and self._checkpoint.stamp() == self._stamp
+        except OSError:
+            return False
+
+    def found_again(self) -> None:
+        """Say that every original in use has been compared with the checkpoint as it is now."""
+        assert self._checkpoint is not None
+        self._stamp = self._checkpoint.stamp()
+
+    def forget(self) -> None:
+        """Say that no original is in use."""
+        self._stamp = None
+
+    def rows_of(self, layer: str, parameter: str) -> Rows | None:
+        """Return where a parameter is stored, opening the checkpoint if need be. Raises OSError, ValueError."""
+        if self._open is None:
+            assert self._checkpoint is not None
+            self._open = self._stack.enter_context(self._checkpoint.open())
+        return self._open.rows(layer, parameter)
+
+
+class Reread(Original):
+    """Rows of the checkpoint, read each time that they are needed. Raises OriginalsLostError where that fails."""
+
+    def __init__(self, originals: Originals, layer: str, parameter: str) -> None:
+        self._originals, self._layer, self._parameter = originals, layer, parameter
+
+    def rows(self, start: int, stop: int, like: Tensor) -> Tensor:
+        """Rows as they are stored, converted as the model's loader converts them."""
+        try:
+            rows = self._originals.rows_of(self._layer, self._parameter)
+            if rows is None or (rows.count, rows.columns) != (row_count(like), like.numel() // row_count(like)):
+                raise lost()
+            return rows.read(start, stop).to(like.device, like.dtype)
+        except (OSError, ValueError) as error:
+            raise lost() from error
+
+
+def lost() -> OriginalsLostError:
+    """The error for originals that can't be read again."""
+    return OriginalsLostError(
+        "The base model has to be loaded again.",
+        why="Its file was changed or removed while a LoRA was on, so its own weights can't be read from it any more.",
+        todo="Put the file back, or choose another base model.",
+    )
+
+
+def row_count(tensor: Tensor) -> int:
+    """The rows of a parameter as a matrix; a vector is a column."""
+    return tensor.shape[0] if tensor.ndim else 1
+
+
+def as_matrix(tensor: Tensor) -> Tensor:
+    """Return a view of a contiguous parameter as a matrix."""
+    return tensor.view(row_count(tensor), -1)
+
+
+def blocks(tensor: Tensor) -> list[tuple[int, int]]:
+    """Cut a parameter into ranges of rows that are handled at once."""
+    rows = row_count(tensor)
+    most = _CPU_BLOCK if tensor.device.type == "cpu" else _GPU_BLOCK
+    step = max(1, most // max(1, tensor.numel() // max(1, rows)))
+    return [(start, min(rows, start + step)) for start in range(0, rows, step)]
+
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape and dtype hold the same bits; unlike ``==`` this knows NaN and -0."""
+    kind = _BITS[a.element_size()]
+    return a.dtype == b.dtype and torch.equal(a.contiguous().view(kind), b.contiguous().view(kind))

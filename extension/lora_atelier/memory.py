@@ -1,0 +1,53 @@
+"""How much memory is free, asked of the system without any package."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def available_bytes(device: torch.device | None = None) -> int | None:
+    """Return the memory that a program can still take without swapping, or None where the system does not say.
+
+    With a CUDA ``device``, the memory that is free on that card.
+    """
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    if sys.platform == "win32":
+        return _windows()
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        # macOS has neither.
+        return None
+
+
+class _MemoryStatus(ctypes.Structure):
+    """Windows' MEMORYSTATUSEX."""
+
+    _fields_ = (
+        ("length", ctypes.c_ulong),
+        ("load", ctypes.c_ulong),
+        ("total", ctypes.c_ulonglong),
+        ("available", ctypes.c_ulonglong),
+        *((f"unused_{at}", ctypes.c_ulonglong) for at in range(5)),
+    )
+
+
+def _windows() -> int | None:
+    status = _MemoryStatus()
+    status.length = ctypes.sizeof(status)
+    kernel = getattr(ctypes, "windll").kernel32  # noqa: B009 - absent elsewhere, and mypy checks on Linux
+    return int(status.available) if kernel.GlobalMemoryStatusEx(ctypes.byref(status)) else None
