@@ -14,12 +14,13 @@ PACKAGE = ROOT / "extension" / "lora_atelier"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # A part may import itself and what stands in its row, nothing else of ours.
-LEAVES = {"errors", "atomic", "locking", "safetensors_header", "safetensors_tensors"}
+LEAVES = {"errors", "atomic", "locking", "memory", "safetensors_header", "safetensors_tensors"}
 CONTRACT = {"config", "config_files", "events", "prompt", "locales"} | LEAVES
 MAY_IMPORT = {
     "errors": set(),
     "atomic": set(),
     "locking": set(),
+    "memory": set(),
     "safetensors_header": set(),
     "safetensors_tensors": {"safetensors_header"},
     "locales": {"errors"},
@@ -39,13 +40,15 @@ MAY_IMPORT = {
     "ui": CONTRACT | {"jobs", "loader", "hosts", "web"},
     "trainer": CONTRACT | {"models", "rights", "datasets", "adapters"},
     "embedded": CONTRACT | {"ui", "web", "hosts", "jobs", "loader", "models", "datasets", "rights", "adapters", "cli"},
-    "cli": CONTRACT | {"embedded", "jobs", "loader", "adapters", "models", "datasets", "hosts"},
+    "cli": CONTRACT | {"embedded", "jobs", "loader", "adapters", "models", "datasets", "hosts", "cli_files"},
+    "cli_files": CONTRACT | {"loader", "adapters", "models"},
     "__main__": {"cli"},
     "__init__": set(),
 }
 # What works without torch, so that a page can be drawn and a file listed on any machine.
 TORCHFREE = ("errors", "atomic", "locking", "safetensors_header", "config", "config_files", "events", "prompt",
              "locales", "datasets", "rights", "jobs", "web", "ui", "models.detect", "loader.catalogue",
+             "loader.facts", "loader.index", "loader.hashing", "adapters.keys",
              "embedded.world", "embedded.judge", "embedded.examples", "cli")  # fmt: skip
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "gradio", "peft"}
 HOST_MODULES = {"modules", "backend", "ldm_patched", "modules_forge", "installer", "launch"}

@@ -48,7 +48,11 @@ def serve(host: EmbeddedHost, *, port: int, open_browser: bool = True) -> int:
     address = f"http://127.0.0.1:{port}/"
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
     threading.Thread(target=_announce, args=(server, address, open_browser), daemon=True).start()
-    server.run()
+    host.catalogue.start_hashing()
+    try:
+        server.run()
+    finally:
+        host.catalogue.stop_hashing()
     return 0
 
 
