@@ -1,20 +1,18 @@
-"""Commands: ``lora-atelier demo | train | resume | stop | jobs | inspect``. ``python -m lora_atelier`` is the same."""
+"""Commands: ``lora-atelier demo | train | jobs | inspect | convert …``. ``python -m lora_atelier`` is the same."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import os
 import socket
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import __version__, config_files, locales, safetensors_header
+from . import __version__, cli_files, config_files, locales
 from .config import GOALS, from_kohya
-from .errors import AdapterNotFoundError, ExtensionError, HostError, JobError, Message, message
+from .errors import ExtensionError, HostError, JobError, Message, message
 from .jobs.follow import follow, stop_and_wait
 from .jobs.service import WHOSE, Jobs
 from .jobs.view import RunView
@@ -26,25 +24,6 @@ BASE_MODEL = Path(__file__).resolve().parent / "embedded" / "base_model"
 _PORTS = range(7870, 7880)
 # The shell's convention for "ended by Ctrl-C".
 _INTERRUPTED = 130
-# What a LoRA's metadata says about itself, in this order; the rest is counted.
-_SHOWN_METADATA = (
-    "ss_output_name",
-    "modelspec.title",
-    "modelspec.trigger_phrase",
-    "modelspec.architecture",
-    "ss_base_model_version",
-    "ss_sd_model_name",
-    "ss_network_dim",
-    "ss_network_alpha",
-    "ss_network_args",
-    "ss_steps",
-    "ss_epoch",
-    "ss_learning_rate",
-    "ss_resolution",
-    "ss_num_train_images",
-    "sshs_model_hash",
-    "atelier_rights",
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,8 +104,17 @@ def _parser() -> argparse.ArgumentParser:
         _data_dir(one)
     _data_dir(_command(commands, "jobs", "list all trainings", _jobs))
 
-    look = _command(commands, "inspect", "say what a model or LoRA file is", _inspect)
-    look.add_argument("file", type=Path)
+    look = _command(commands, "inspect", "say what a LoRA or model is, and what is wrong with it", _inspect)
+    look.add_argument("file", type=Path, help="a LoRA, a checkpoint or a diffusers folder")
+    look.add_argument("--checkpoint", type=Path, metavar="PATH", help="the model that a LoRA shall be compared with")
+    look.add_argument("--json", action="store_true", help="for programs")
+    convert = _command(commands, "convert", "give a LoRA's layers the names of other programs", _convert)
+    convert.add_argument("file", type=Path)
+    convert.add_argument("--to", choices=cli_files.NAMINGS, required=True, help="whose names (diffusers: also PEFT's)")
+    convert.add_argument("--output", type=Path, metavar="FILE", help="default: beside the file, with a name of its own")
+    convert.add_argument(
+        "--checkpoint", type=Path, metavar="PATH", help="the model that it is for, if that is not clear"
+    )
     return parser
 
 
@@ -293,43 +281,12 @@ def _jobs(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    path: Path = options.file
-    if path.is_dir():
-        _print_model(detect.inspect(path))
-        return
-    try:
-        header = safetensors_header.read(path)
-    except FileNotFoundError as error:
-        raise AdapterNotFoundError("There is no file {path}.", path=str(path)) from error
-    except (OSError, safetensors_header.BrokenFileError) as error:
-        raise HostError("{path} can't be read.", why="{reason}.", path=str(path), reason=str(error)) from error
-    with contextlib.suppress(ExtensionError):
-        _print_model(detect.inspect(path))
-    _print_header(path, header)
+    lang = console_language()
+    cli_files.inspect(options.file, checkpoint=options.checkpoint, toy=BASE_MODEL, lang=lang, as_json=options.json)
 
 
-def _print_model(info: detect.ModelInfo) -> None:
-    print(
-        f"{info.title}: {detect.FAMILY_NAMES[info.family]}, {info.prediction_type}, {info.resolution} px, {info.kind}"
+def _convert(options: argparse.Namespace) -> None:
+    written = cli_files.convert(
+        options.file, to=options.to, output=options.output, checkpoint=options.checkpoint, toy=BASE_MODEL
     )
-
-
-def _print_header(path: Path, header: safetensors_header.Header) -> None:
-    tensors = header.tensors.values()
-    numbers = sum(math.prod(tensor.shape) for tensor in tensors)
-    kinds = ", ".join(f"{count} × {kind}" for kind, count in Counter(t.dtype for t in tensors).most_common())
-    print(
-        f"{path.name}: {path.stat().st_size / 1e6:.2f} MB, {len(header.tensors)} tensors ({kinds}), {numbers:,} numbers"
-    )
-    ranks = Counter(
-        tensor.shape[0]
-        for key, tensor in header.tensors.items()
-        if key.endswith((".lora_down.weight", ".lora_A.weight"))
-    )
-    if ranks:
-        print("LoRA layers by rank: " + ", ".join(f"{count} × {rank}" for rank, count in sorted(ranks.items())))
-    shown = [key for key in _SHOWN_METADATA if key in header.metadata]
-    for key in shown:
-        print(f"  {key} = {header.metadata[key]}")
-    if len(header.metadata) > len(shown):
-        print(f"  and {len(header.metadata) - len(shown)} more in its metadata")
+    print(_said(message("Written: {file}", file=str(written))))
