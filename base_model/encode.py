@@ -45,7 +45,7 @@ def encode(plan: Plan, rank: int) -> None:
         scenes, latents = [], []
         for done in range(0, total // plan.processes, BATCH_SIZE):
             batch = scenes_to_learn(rng, BATCH_SIZE, easy=name == "easy")
-            with torch.autocast(plan.device, dtype=torch.bfloat16):
+            with sitting.mixed_precision(plan.device):
                 mean = vae.encode(pixels(batch).to(plan.device)).latent_dist.mean
             latents.append((mean.float() * SCALING_FACTOR).half().cpu())
             scenes += batch

@@ -69,7 +69,7 @@ def train(plan: Plan, rank: int) -> None:
         # Salimans & Ho 2022, Progressive Distillation, section 2.4: v = alpha·noise - sigma·x.
         velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
         ids = tokenizer(captions, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
-        with torch.autocast(plan.device, dtype=torch.bfloat16):
+        with sitting.mixed_precision(plan.device):
             context = text_encoder(ids.to(plan.device))[0]
             predicted = unet(noisy.to(plan.device), timesteps.to(plan.device), context).sample
         loss = (predicted.float() - velocity.to(plan.device)).square().mean()

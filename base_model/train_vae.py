@@ -34,7 +34,8 @@ def to_tensor(pictures: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _batch(rng: random.Random) -> Tensor:
+def draw_batch(rng: random.Random) -> Tensor:
+    """Random pictures of the world (b, 3, 128, 128), in -1..1, a few of them with a piece of another on top."""
     pictures = []
     for _ in range(BATCH_SIZE):
         picture = world.draw(world.random_scene(rng))
@@ -52,8 +53,8 @@ def train(plan: Plan, rank: int) -> None:
     sit = Sitting(plan, rank, "vae", list(vae.parameters()), learning_rate=6e-4)
     going = True
     while going:
-        x = _batch(sit.rng).to(plan.device)
-        with torch.autocast(plan.device, dtype=torch.bfloat16):
+        x = draw_batch(sit.rng).to(plan.device)
+        with sitting.mixed_precision(plan.device):
             if sit.done > DECODER_ALONE_FROM:
                 with torch.no_grad():
                     mean = vae.encode(x).latent_dist.mode()

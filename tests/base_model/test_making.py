@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from base_model import encode, export, train_tokenizer, train_unet
+from base_model import encode, export, restore, train_tokenizer, train_unet
 from base_model.architecture import SCALING_FACTOR, alphas_cumprod, make_text_encoder, make_unet, make_vae
 from base_model.sitting import AVERAGE_EVERY, Plan, Sitting
 from base_model.train_vae import pixels, to_tensor, whiten
@@ -187,3 +187,25 @@ def test_what_is_exported_loads_as_a_stable_diffusion_pipeline(tokenizer_folder,
     for path in tmp_path.rglob("*.safetensors"):
         with safe_open(path, "pt") as file:
             assert {file.get_slice(key).get_dtype() for key in file.keys()} == {"F16"}  # noqa: SIM118
+
+
+def test_a_state_that_was_made_from_the_exported_model_gives_that_model_again(tokenizer_folder, tmp_path):
+    """Where only the repository is left, training goes on from its weights; the optimiser begins anew."""
+    state = tokenizer_folder.parent
+    torch.save(make_vae().state_dict(), state / "vae_whitened.pt")
+    export.export(state, tmp_path / "model")
+
+    restore.restore(tmp_path / "model", tmp_path / "state", minutes=3.0)
+    export.export(tmp_path / "state", tmp_path / "again")
+
+    files = sorted((tmp_path / "model").rglob("*.safetensors"))
+    assert len(files) == 3
+    for path in files:
+        assert (tmp_path / "again" / path.relative_to(tmp_path / "model")).read_bytes() == path.read_bytes()
+    parameters = [
+        *make_unet().parameters(),
+        *make_text_encoder(len(CLIPTokenizer.from_pretrained(state / "tokenizer"))).parameters(),
+    ]
+    (tmp_path / "state" / "unet.pt").rename(tmp_path / "state" / "unet2.pt")
+    sit = Sitting(Plan(tmp_path / "state", 6.0, 1, "cpu", 0), 0, "unet2", parameters, learning_rate=1e-3)
+    assert sit.done == pytest.approx(0.5, abs=0.05)

@@ -7,10 +7,13 @@ import sys
 import pytest
 from tests.jobs.fakes import FAKE_TRAINER, write_model_headers
 
+from lora_atelier.config import recipe
 from lora_atelier.embedded import demo, examples, judge, world
 from lora_atelier.embedded.demo import Gallery
 from lora_atelier.errors import HostError
 from lora_atelier.jobs.service import Jobs
+
+STEPS = recipe(goal="character", family="toy", num_images=2).schedule.steps
 
 pytestmark = pytest.mark.torchfree
 
@@ -161,7 +164,7 @@ def test_ctrl_c_during_training_keeps_the_state_and_says_how_to_go_on(finished, 
     assert finished(tmp_path / "out") == 130
 
     said = capsys.readouterr().err
-    assert "Stopped at step 3 of 400. Go on with: python install.py resume" in said
+    assert f"Stopped at step 3 of {STEPS}. Go on with: python install.py resume" in said
     assert not (tmp_path / "out" / "report.json").exists()
 
 

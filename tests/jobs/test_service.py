@@ -8,9 +8,12 @@ import pytest
 from tests.jobs.fakes import FAKE_TRAINER, draw_pictures, wait_for
 
 from lora_atelier import atomic, config_files
+from lora_atelier.config import recipe
 from lora_atelier.errors import AlreadyRunningError, ConfigError, JobError
 from lora_atelier.jobs import service
 from lora_atelier.jobs.service import Jobs
+
+STEPS = recipe(goal="character", family="toy", num_images=2).schedule.steps
 
 pytestmark = pytest.mark.torchfree
 
@@ -71,7 +74,7 @@ def test_one_picture_is_allowed_with_a_warning(jobs, form, tmp_path):
 
     assert "One picture is very little" in said(proposal, "pictures")[0]
     assert not proposal.blocking()
-    assert str(proposal.plan.sentence()[0]) == "1 picture, 400 steps,"
+    assert str(proposal.plan.sentence()[0]) == f"1 picture, {STEPS} steps,"
     assert proposal.config.validation.split == 0
 
 
@@ -136,7 +139,7 @@ def test_a_second_training_has_to_wait_and_can_be_started_later(jobs, form):
     while jobs.view(first).step < 3:
         pass
 
-    with pytest.raises(AlreadyRunningError, match="“momo-2”, step 3 of 400"):
+    with pytest.raises(AlreadyRunningError, match=f"“momo-2”, step 3 of {STEPS}"):
         jobs.start(waiting)
     with pytest.raises(AlreadyRunningError):
         jobs.submit(form)
@@ -181,8 +184,9 @@ def test_a_finished_run_teaches_how_long_the_next_one_takes(jobs, form, tmp_path
     later = Jobs(tmp_path / "data", command=FAKE_TRAINER)
     plan = later.propose(change(form, quality="draft")).plan
     assert json.loads((tmp_path / "data" / "rates.json").read_text())["rates"].keys() == {"toy/128/cpu"}
-    assert plan.steps == 160
-    assert plan.seconds == pytest.approx(10 + 10 / 3200 * (160 * 8 + 6 / 2), rel=0.02)
+    assert plan.steps == 0.4 * STEPS
+    # The fake trainer says that its run took ten seconds.
+    assert plan.seconds == pytest.approx(10 + 10 / (8 * STEPS) * (plan.steps * 8 + 6 / 2), rel=0.02)
 
 
 def test_runs_are_listed_newest_first_and_a_damaged_one_does_not_hide_the_others(jobs, form):

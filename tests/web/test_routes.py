@@ -10,8 +10,10 @@ pytest.importorskip("httpx")
 from tests.web.conftest import connect, png  # noqa: E402
 
 from lora_atelier import locales  # noqa: E402
+from lora_atelier.config import recipe  # noqa: E402
 
 V1 = "/lora-atelier/v1"
+STEPS = recipe(goal="character", family="toy", num_images=2).schedule.steps
 
 
 def drop(client, *names):
@@ -97,8 +99,8 @@ def test_a_folder_is_shown_and_planned(client, tmp_path):
 def test_a_plan_says_what_it_will_take_and_how_the_name_is_written(client):
     plan = client.post(f"{V1}/plan", json=form(drop(client, "a.png", "b.png"), name="a b")).json()
 
-    assert plan["steps"] == 400 and plan["seconds"] > 0
-    assert plan["sentence"].startswith("2 pictures, 400 steps, about")
+    assert plan["steps"] == STEPS and plan["seconds"] > 0
+    assert plan["sentence"].startswith(f"2 pictures, {STEPS} steps, about")
     (problem,) = plan["problems"]
     assert (problem["field"], problem["blocking"], problem["suggestion"]) == ("name", False, "a_b")
 
@@ -108,7 +110,7 @@ def test_a_run_is_made_followed_and_its_result_listed(client, services):
 
     run = wait(client, made["id"], "finished")
     assert run["result"]["tag"] == "<lora:もも:0.8>" and run["result"]["exists"]
-    assert run["plan"].startswith("2 pictures, 400 steps")
+    assert run["plan"].startswith(f"2 pictures, {STEPS} steps")
     assert [r["id"] for r in client.get(f"{V1}/runs").json()["runs"]] == [made["id"]]
 
     first = client.get(f"{V1}/runs/{made['id']}/events").json()
@@ -136,7 +138,7 @@ def test_a_run_is_stopped_resumed_and_not_doubled(client, services):
 
     second = client.post(f"{V1}/runs", json=form(upload, name="other"))
     assert second.status_code == 409
-    assert "step 3 of 400" in second.json()["error"]["what"]
+    assert f"step 3 of {STEPS}" in second.json()["error"]["what"]
 
     assert client.post(f"{V1}/runs/{run.id}/stop").status_code == 200
     assert wait(client, run.id, "stopped")["can_resume"]

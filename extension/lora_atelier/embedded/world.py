@@ -31,12 +31,12 @@ COLOURS: dict[str, Colour] = {
     "black": (28, 28, 30),
 }
 SHAPES = ("circle", "square", "triangle", "cross", "ring", "heart", "star", "bar")
-SIZES = {"small": 44, "medium": 64, "large": 88}  # pixels across
+SIZES = {"small": 52, "medium": 68, "large": 88}  # pixels across; smaller than 50 the VAE blurs stars into circles
 POSITIONS = {"centre": (0, 0), "left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
 TEXTURES = ("plain", "striped", "dotted")
 # How far from the middle a shape of each size is put, in pixels, so that it stays in the picture.
-_REACH = {"small": 34, "medium": 26, "large": 19}
-_BAR_REACH = {"small": 32, "medium": 22, "large": 14}
+_REACH = {"small": 30, "medium": 25, "large": 19}
+_BAR_REACH = {"small": 26, "medium": 20, "large": 14}
 _PLACES = {
     "centre": ("in the centre", "in the middle"),
     "left": ("on the left",),
