@@ -3,7 +3,8 @@
     PYTHONPATH=extension:. python -m base_model.train_decoder --state STATE [--minutes 10]
 
 Goes on from STATE/vae_whitened.pt and replaces it when the time is over. Noise on the latents teaches the decoder to
-draw clean edges from what a U-Net of this size gives it.
+draw clean edges from what a U-Net of this size gives it; half of the pictures have colours that the world does
+not have, so that a LoRA's colours come out true.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def train(plan: Plan, rank: int) -> None:
     sit = Sitting(plan, rank, "decoder", parameters, learning_rate=4e-4)
     going = True
     while going:
-        x = draw_batch(sit.rng).to(plan.device)
+        x = draw_batch(sit.rng, strange=0.5).to(plan.device)
         with sitting.mixed_precision(plan.device):
             with torch.no_grad():
                 latents = vae.encode(x).latent_dist.mode()

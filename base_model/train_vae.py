@@ -12,6 +12,7 @@ import random
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 from torch import Tensor
 
 from base_model import sitting
@@ -34,16 +35,28 @@ def to_tensor(pictures: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def draw_batch(rng: random.Random) -> Tensor:
-    """Random pictures of the world (b, 3, 128, 128), in -1..1, a few of them with a piece of another on top."""
+def draw_batch(rng: random.Random, *, strange: float = 0.0) -> Tensor:
+    """Random pictures of the world (b, 3, 128, 128), in -1..1, a few of them with a piece of another on top.
+
+    A share ``strange`` of them has colours that the world does not have, as what a LoRA teaches may.
+    """
     pictures = []
     for _ in range(BATCH_SIZE):
         picture = world.draw(world.random_scene(rng))
         if rng.random() < 0.12:  # a piece of another picture on it: more than the world itself, as LoRAs will need
             piece = world.draw(world.random_scene(rng)).crop((32, 32, 96, 96))
             picture.paste(piece, (rng.randrange(64), rng.randrange(64)))
-        pictures.append(np.asarray(picture))
+        pictures.append(np.asarray(_turned(picture, rng) if rng.random() < strange else picture))
     return to_tensor(pictures)
+
+
+def _turned(picture: Image.Image, rng: random.Random) -> Image.Image:
+    """The picture with all hues turned by the same angle and saturations scaled."""
+    hue, saturation, value = picture.convert("HSV").split()
+    turn, scale = rng.randrange(256), rng.uniform(0.4, 1.3)
+    hue = hue.point([(at + turn) % 256 for at in range(256)])
+    saturation = saturation.point([min(255, round(at * scale)) for at in range(256)])
+    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
 
 
 def train(plan: Plan, rank: int) -> None:
