@@ -33,8 +33,10 @@ def test_a_run_is_followed_to_its_end(jobs, form):
     run = jobs.create(form)
     jobs.start(run)
 
-    assert follow(jobs, run, out).status == "finished"
-    assert "400/400" in out.getvalue()
+    view = follow(jobs, run, out)
+
+    assert view.status == "finished"
+    assert f"{view.steps}/{view.steps}" in out.getvalue()
 
 
 def test_preparations_show_how_far_they_are(jobs, form):
