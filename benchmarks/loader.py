@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import json
 import math
@@ -91,9 +92,9 @@ def beside(name: str, value: float, unit: str, anchor: float | None, budget: flo
     return Row(name, value, unit, anchor, ratio, budget, ok)
 
 
-def at_most(name: str, value: float, unit: str, budget: float) -> Row:
+def at_most(name: str, value: float, unit: str, budget: float | None) -> Row:
     """A value that may be at most ``budget`` itself."""
-    return Row(name, value, unit, None, None, budget, value <= budget)
+    return Row(name, value, unit, None, None, budget, None if budget is None else value <= budget)
 
 
 # --- the model and the LoRAs
@@ -109,6 +110,7 @@ def parts(size: str) -> dict[str, tuple[configs.Config, nn.Module]]:
     return found
 
 
+@functools.cache
 def size_bytes(size: str) -> int:
     """A model's weights in half precision."""
     return sum(2 * p.numel() for _, module in parts(size).values() for p in module.parameters())
@@ -371,7 +373,7 @@ def webuis(folders: Sequence[Path]) -> list[Webui]:
     return found
 
 
-def dtype_rows(work: Path, dtype: str, repeats: int, found: Sequence[Webui]) -> list[Row]:
+def dtype_rows(work: Path, dtype: str, repeats: int, found: Sequence[Webui], *, peft: bool) -> list[Row]:
     """All loaders in one precision."""
     how = ("--dtype", dtype, "--repeats", str(repeats))
     own = {mode: start("loader.py", mode, work, *how) for mode in MODES}
@@ -386,7 +388,7 @@ def dtype_rows(work: Path, dtype: str, repeats: int, found: Sequence[Webui]) -> 
             half = start("peers_webui.py", "half product", work, *words)["cpu"]["half product"]
             rows.append(Row(f"{dtype}, A1111, product in half precision: {CHANGE}", half, "s"))
             anchors["A1111"].append(half)
-    if has_peft():
+    if peft:
         for job in ("fused", "beside"):
             rows += step_rows(f"{dtype}, diffusers + PEFT ({job})", start("peers_diffusers.py", job, work, *how))
     fastest = {peer: min(seconds, default=None) for peer, seconds in anchors.items()}
@@ -432,9 +434,10 @@ def budget_rows(
     steady = own["memory"]["steady"]
     rows.append(Row(f"{who}: bytes of the {own['touched']['layers']} touched layers", own["touched"]["MB"], "MB"))
     rows.append(Row(f"{who}: bytes of the LoRA", lora_mb, "MB"))
-    rows.append(at_most(f"{who}: private memory beyond {held}", steady - kept - lora_mb, "MB", MEMORY_BUDGET_MB))
+    memory_budget = MEMORY_BUDGET_MB if judged else None
+    rows.append(at_most(f"{who}: private memory beyond {held}", steady - kept - lora_mb, "MB", memory_budget))
     if mode == "reread":
-        rows.append(at_most(f"{who}: private memory, the LoRA counted", steady, "MB", MEMORY_BUDGET_MB))
+        rows.append(at_most(f"{who}: private memory, the LoRA counted", steady, "MB", memory_budget))
     returned = own["returned"]
     rows.append(Row(f"{who}: weights returned bit for bit", float(returned), "1 = yes", None, None, 1.0, returned))
     return rows
@@ -515,9 +518,11 @@ def collect(quick: bool, folder: Path | None, found: Sequence[Webui], wanted: Se
         with data(size, folder) as work:
             for dtype in DTYPES:
                 if dtype in wanted:
-                    rows += dtype_rows(work, dtype, repeats, found)
+                    # Only half precision has budgets; what they need no peer for is measured in both.
+                    peers = not quick or dtype == "fp16"
+                    rows += dtype_rows(work, dtype, repeats, found if peers else [], peft=peers and has_peft())
             if "forward" in wanted:
-                rows += forward_rows(work, repeats + 1)
+                rows += forward_rows(work, 1 if quick else repeats)
     if "sdxl" in wanted and not quick:
         if fits_memory("sdxl", 2):
             with data("sdxl", folder) as work:

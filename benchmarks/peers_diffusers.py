@@ -74,6 +74,7 @@ def forward(pipe: Any, folder: Path, repeats: int) -> dict[str, float]:
     loader.open("a")
     loader.use(("a", 0.8))
     plain_pass()
+    wrapped_pass()
     rounds = []
     for _ in range(repeats):
         seconds = {"plain": cpu_and_wall(plain_pass)[0], "un-fused": cpu_and_wall(wrapped_pass)[0]}
