@@ -51,6 +51,8 @@ demo options:
   --no-browser              only print the address
   --port N                  use this port
   --model PATH              a .safetensors checkpoint (SD 1.x, 2.x, SDXL) or diffusers folder
+  --low-memory              keep no copies of the weights that LoRAs change
+  --apply-partly            apply what fits of a LoRA that does not fit as a whole
   --data-dir DIR            where LoRAs, trainings and pictures are kept (default: data)
 """
 

@@ -9,17 +9,16 @@ drawn pictures is measured in the same run. A score counts the prompts that say 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "extension"))
+sys.path[:0] = [str(ROOT / "extension"), str(ROOT)]
 
+from benchmarks.results import Row, report  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from lora_atelier.embedded import judge, world  # noqa: E402
@@ -40,19 +39,6 @@ BUDGETS: dict[str, float | None] = {
 }
 JUDGE_BUDGET = 0.99
 SECONDS_BUDGET = 12.0
-
-
-@dataclass(frozen=True)
-class Row:
-    """One result; no peer draws this world, so there is no anchor to hold it against."""
-
-    name: str
-    value: float
-    unit: str
-    anchor: float | None
-    ratio: float | None
-    budget: float | None
-    ok: bool | None
 
 
 def score(name: str, value: float, budget: float | None) -> Row:
@@ -132,13 +118,7 @@ def main() -> int:
         *judge_rows(200 if arguments.quick else 1000),
         *model_rows(arguments.model, scenes, arguments.pictures),
     ]
-    print(f"{'':38} {'value':>8} {'budget':>8}")
-    for row in rows:
-        budget = "" if row.budget is None else f"{row.budget:g}"
-        print(f"{row.name:38} {row.value:8.3f} {budget:>8}  {'' if row.ok is None else 'ok' if row.ok else 'MISSED'}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
-    return 0 if all(row.ok is not False for row in rows) else 1
+    return report(rows, arguments.json)
 
 
 if __name__ == "__main__":

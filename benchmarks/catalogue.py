@@ -20,30 +20,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "extension"))
+sys.path[:0] = [str(ROOT / "extension"), str(ROOT)]
+
+from benchmarks.results import Row, report  # noqa: E402
 
 from lora_atelier.loader.catalogue import Catalogue  # noqa: E402
 
 SCALE = 10_000
 WARM_RATIO_BUDGET, COLD_SECONDS_BUDGET, CHANGED_MS_BUDGET = 0.1, 3.0, 10.0
 REPEATS = 3
-
-
-@dataclass(frozen=True)
-class Row:
-    """One result; ``budget`` is the most that ``ratio`` may be where the name says "of the anchor", else ``value``."""
-
-    name: str
-    value: float
-    unit: str
-    anchor: float | None
-    ratio: float | None
-    budget: float | None
-    ok: bool | None
 
 
 def header(number: int) -> tuple[bytes, int]:
@@ -234,14 +222,7 @@ def main() -> int:
         folder = Path(temporary, "loras")
         folder.mkdir()
         results = rows(folder, count)
-    print(f"{'':36} {'value':>8} {'anchor':>8} {'ratio':>7} {'budget':>7}")
-    for row in results:
-        texts = ["" if number is None else f"{number:g}" for number in (row.anchor, row.ratio, row.budget)]
-        said = "" if row.ok is None else "ok" if row.ok else "MISSED"
-        print(f"{row.name:36} {row.value:8.3f} {texts[0]:>8} {texts[1]:>7} {texts[2]:>7}  {row.unit}  {said}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(row) for row in results], indent=2) + "\n", encoding="utf-8")
-    return 0 if all(row.ok is not False for row in results) else 1
+    return report(results, arguments.json)
 
 
 if __name__ == "__main__":

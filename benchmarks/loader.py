@@ -23,13 +23,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import peers_common
 import torch
 from peers_common import CHANGE, DTYPES, MB, STEPS, cpu_and_wall, hand_over, load_model, measure, median_cpu, medians
+from results import Row, report
 from torch import Tensor, nn
 
 from lora_atelier import memory
@@ -70,19 +71,6 @@ SIZES: Mapping[str, tuple[configs.Config, Sequence[configs.Config]]] = {
     "sd1": (configs.UNETS["sd1"], configs.TEXT_ENCODERS["sd1"]),
     "sdxl": (configs.UNETS["sdxl"], configs.TEXT_ENCODERS["sdxl"]),
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """One result. ``ratio`` is value / anchor; ``ok`` is None without a budget, or where a peer is not installed."""
-
-    name: str
-    value: float
-    unit: str
-    anchor: float | None = None
-    ratio: float | None = None
-    budget: float | None = None
-    ok: bool | None = None
 
 
 def beside(name: str, value: float, unit: str, anchor: float | None, budget: float | None = None) -> Row:
@@ -532,18 +520,6 @@ def collect(quick: bool, folder: Path | None, found: Sequence[Webui], wanted: Se
     return rows
 
 
-def print_rows(rows: Sequence[Row]) -> None:
-    width = max(len(row.name) for row in rows)
-    print(f"{'':{width}} {'value':>10} {'unit':7} {'anchor':>9} {'ratio':>7} {'budget':>7}")
-    for row in rows:
-        anchor, ratio, budget = (
-            "" if each is None else f"{each:.{digits}f}"
-            for each, digits in ((row.anchor, 3), (row.ratio, 3), (row.budget, 3))
-        )
-        verdict = "" if row.budget is None else "no peer" if row.ok is None else "ok" if row.ok else "MISSED"
-        print(f"{row.name:{width}} {row.value:10.3f} {row.unit:7} {anchor:>9} {ratio:>7} {budget:>7}  {verdict}")
-
-
 JOBS: Mapping[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "copy": lambda told: ours(told.work, told.dtype, "copy", told.repeats),
     "reread": lambda told: ours(told.work, told.dtype, "reread", told.repeats),
@@ -573,10 +549,7 @@ def main() -> int:
     )
     told = parser.parse_args()
     rows = collect(told.quick, told.work, webuis(told.webui), told.only or [*DTYPES, "forward", "sdxl"])
-    print_rows(rows)
-    if told.json:
-        told.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
-    return 0 if all(row.ok is not False for row in rows) else 1
+    return report(rows, told.json)
 
 
 if __name__ == "__main__":

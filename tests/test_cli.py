@@ -257,3 +257,21 @@ def test_a_package_that_is_missing_says_how_to_mend_the_environment(monkeypatch,
 
     assert cli.main(["jobs"]) == 1
     assert "Delete the folder .venv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "originals", "partly"),
+    [([], "auto", False), (["--low-memory"], "reread", False), (["--apply-partly"], "auto", True)],
+)
+def test_the_page_s_loader_works_as_the_demo_was_told(data_dir, monkeypatch, arguments, originals, partly):
+    pytest.importorskip("torch")
+    pytest.importorskip("diffusers")
+    from lora_atelier.embedded import app
+
+    served = []
+    monkeypatch.setattr(app, "serve", lambda host, **_: served.append(host))
+
+    assert cli.main(["demo", "--no-browser", "--data-dir", str(data_dir), *arguments]) == 0
+
+    settings = served[0]._session._settings
+    assert (settings.originals, settings.partly) == (originals, partly)

@@ -85,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--no-browser", action="store_true", help="only print the address")
     demo.add_argument("--port", type=int, help="the port of the page (default: a free one)")
     demo.add_argument("--model", type=Path, metavar="PATH", help="a .safetensors checkpoint or a diffusers folder")
+    demo.add_argument("--low-memory", action="store_true", help="keep no copies of weights that LoRAs change")
+    demo.add_argument("--apply-partly", action="store_true", help="apply what fits of a LoRA that does not fit whole")
     _data_dir(demo)
 
     train = _command(commands, "train", "train as kohya-style TOML files say", _train)
@@ -208,8 +210,10 @@ def _demo(options: argparse.Namespace) -> int:
         return demo.run(output, model=model, data_dir=options.data_dir)
     from .embedded import app
     from .hosts.embedded import EmbeddedHost
+    from .loader.session import LoaderSettings
 
-    host = EmbeddedHost(model, (options.data_dir or default_data_dir()).resolve())
+    loader = LoaderSettings("reread" if options.low_memory else "auto", partly=options.apply_partly)
+    host = EmbeddedHost(model, (options.data_dir or default_data_dir()).resolve(), loader=loader)
     port = free_port() if options.port is None else options.port
     return int(app.serve(host, port=port, open_browser=not options.no_browser) or 0)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lora_atelier import memory
+from lora_atelier.adapters.full import FullAdapter
 from lora_atelier.adapters.lora import LoraAdapter
 from lora_atelier.errors import OriginalsLostError
 from lora_atelier.loader.originals import Copied, Reread
@@ -163,6 +164,26 @@ def test_a_file_that_only_has_a_new_time_is_still_the_original(host, folder):
     patcher.restore()
 
     assert same(host, before)
+
+
+def test_norms_and_biases_are_compared_with_their_own_numbers_in_the_file(host, folder):
+    """A norm's weight has one axis, as a bias has: only the name of the parameter tells them apart."""
+    before, patcher = host.bits(), reread(host)
+    name = "lora_unet_mid_block_resnets_0_norm1"
+    host_layer = host.layers()[name]
+    bias = host_layer.view("bias").clone()
+    patches = [
+        Patch(name, parameter, FullAdapter(torch.full_like(host_layer.view(parameter), 0.5)), 1.0)
+        for parameter in ("weight", "bias")
+    ]
+    patcher.apply(patches)
+    assert {type(touched.original) for touched in patcher._touched.values()} == {Reread}
+
+    os.utime(weights_file(folder), ns=(1, 1))
+    patcher.restore()
+
+    assert same(host, before)
+    assert torch.equal(host_layer.view("bias"), bias)
 
 
 @pytest.mark.parametrize(("free", "kind"), [(1 << 40, Copied), (1 << 10, Reread), (None, Copied)])

@@ -18,6 +18,8 @@ class Adapter(ABC):
 
     # Whether ``delta`` looks at the weight's numbers, and not only at its shape and device.
     reads_weight = True
+    # Whether ``factors`` gives the change as a product of two small matrices.
+    is_low_rank = False
 
     @property
     @abstractmethod

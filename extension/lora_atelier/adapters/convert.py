@@ -84,25 +84,6 @@ class Converted:
     metadata: Mapping[str, str]
 
 
-def effective_alpha(
-    layer: str, path: str, stored: Mapping[str, Tensor], scales: Mapping[str, peft.LoraConfig]
-) -> float | None:
-    """Return the alpha of a layer as a file gives it, beside its matrices or in PEFT's configuration; None if nowhere.
-
-    ``layer`` is the name that ``keys.group`` made, ``path`` the module's path where the file has it.
-    """
-    if _ALPHA in stored:
-        return float(stored[_ALPHA])
-    if not scales or _DOWN not in stored:
-        return None
-    if layer.startswith("lora_te"):
-        part = "text_encoder_2" if layer.startswith("lora_te2_") else "text_encoder"
-    else:
-        part = "unet"
-    config = scales.get(part) or scales.get("")
-    return None if config is None else config.alpha_of(path, stored[_DOWN].shape[0])
-
-
 # --- kohya -> diffusers
 
 
@@ -137,7 +118,7 @@ def to_diffusers(
             raise _other_shape(name, written, weight.shape, target.shape, names)
         if isinstance(weight, DoraAdapter) and weight.on_input:
             _refuse(name, grouped, "DoRA by input", [written])
-        alpha = effective_alpha(written, grouped.paths.get(written, ""), stored, scales or {})
+        alpha = peft.alpha_of(written, grouped.paths.get(written, ""), stored, scales or {})
         rank, ones = lora.rank, [1] * (len(target.shape) - 2)
         alpha = float(rank) if alpha is None else alpha
         if not math.isfinite(alpha):
@@ -248,7 +229,7 @@ def to_kohya(
     for layer, written in layers.items():
         stored, target = dict(grouped.layers[written]), names.targets[layer]
         if _DOWN in stored and _UP in stored and stored[_DOWN].ndim > 1:
-            _give_alpha(stored, effective_alpha(written, grouped.paths.get(written, ""), stored, scales), layer, note)
+            _give_alpha(stored, peft.alpha_of(written, grouped.paths.get(written, ""), stored, scales), layer, note)
             magnitude = stored.pop("lora_magnitude_vector", None)
             if magnitude is not None:
                 stored[_DORA] = magnitude

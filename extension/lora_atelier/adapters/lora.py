@@ -49,6 +49,7 @@ class LoraAdapter(Adapter):
     """One layer of a LoRA (linear) or LoCon (conv) file."""
 
     reads_weight = False
+    is_low_rank = True
 
     down: Tensor
     up: Tensor

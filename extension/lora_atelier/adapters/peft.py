@@ -10,10 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..errors import AdapterFormatError
 
 # Where diffusers keeps it in a file's metadata, each entry with its part before it ("unet.r").
 _METADATA = "lora_adapter_metadata"
+# Beginnings of layer names, the longer ones first -> what diffusers calls the part.
+_PART_NAMES = {"lora_te2_": "text_encoder_2", "lora_te": "text_encoder", "lora_unet": "unet"}
 # Patterns are regular expressions of the file's author: only those are used that can't run for ever.
 _HARMLESS = re.compile(r"\^?(?:[\w-]|\\?\.|\.\*|\\d\+?|\[\d-\d\]\+?)*\$?")
 _MOST_WILDCARDS = 3
@@ -61,6 +65,22 @@ def configs(path: Path, metadata: Mapping[str, str]) -> Mapping[str, LoraConfig]
             reason=str(error),
         ) from error
     return {}
+
+
+def alpha_of(layer: str, path: str, stored: Mapping[str, Tensor], scales: Mapping[str, LoraConfig]) -> float | None:
+    """Return a layer's alpha as a file gives it, beside its matrices or in its configuration; None if nowhere.
+
+    ``layer`` is the name that ``keys.group`` made, ``path`` the module's path where the file has it, ``stored`` its
+    tensors by suffix, ``scales`` what ``configs`` found.
+    """
+    if "alpha" in stored:
+        return float(stored["alpha"])
+    down = stored.get("lora_down.weight")
+    if not scales or down is None or not down.ndim:
+        return None
+    part = next(part for start, part in _PART_NAMES.items() if layer.startswith(start))
+    config = scales.get(part) or scales.get("")
+    return None if config is None else config.alpha_of(path, down.shape[0])
 
 
 def _by_part(said: Mapping[str, Any]) -> Mapping[str, LoraConfig]:

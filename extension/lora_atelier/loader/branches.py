@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,11 +89,9 @@ def _readable(layer: str, weight: Any, shape: tuple[int, ...]) -> Tensor:
         return weight.detach().float()
     # A plain tensor of codes has a ``dequantize``, too, which gives the codes themselves.
     knows_its_scale = weight.is_quantized or type(weight) not in (Tensor, nn.Parameter)
-    try:
-        if knows_its_scale:
+    if knows_its_scale:
+        with contextlib.suppress(AttributeError, RuntimeError):
             return weight.dequantize().float().reshape(shape)
-    except (AttributeError, RuntimeError, NotImplementedError):
-        pass
     raise AdapterMismatchError(
         "The change of {layer} can't be computed.",
         why="It depends on the layer's weight, which is quantised in a way that can't be read.",

@@ -23,8 +23,6 @@ from ..safetensors_header import BrokenFileError
 
 # Above this share of layers that the model does not have, a file is not meant for it.
 _UNKNOWN_LIMIT = 0.05
-# Beginnings of layer names, the longer ones first -> what diffusers calls the part in a LoRA's configuration.
-_PARTS = {"lora_te2_": "text_encoder_2", "lora_te": "text_encoder", "lora_unet": "unet"}
 # Trained numbers are around 1; the product of four larger ones than this, as LoHa's, leaves float32.
 _LARGEST = 1e8
 # More keys than any model has layers: such a file would only keep the host busy.
@@ -148,14 +146,8 @@ def _with_alpha(
     stored: Mapping[str, Tensor], path: str, written: str, scales: Mapping[str, peft.LoraConfig]
 ) -> Mapping[str, Tensor]:
     """The layer's tensors with the alpha that PEFT's configuration gives it, where the file has none itself."""
-    if not scales or "alpha" in stored or "lora_down.weight" not in stored:
-        return stored
-    part = next(part for start, part in _PARTS.items() if written.startswith(start))
-    config = scales.get(part) or scales.get("")
-    down = stored["lora_down.weight"]
-    if config is None or not down.ndim:
-        return stored
-    return {**stored, "alpha": torch.tensor(config.alpha_of(path, down.shape[0]), dtype=torch.float64)}
+    alpha = None if "alpha" in stored else peft.alpha_of(written, path, stored, scales)
+    return stored if alpha is None else {**stored, "alpha": torch.tensor(alpha, dtype=torch.float64)}
 
 
 def _check_count(name: str, path: Path) -> None:

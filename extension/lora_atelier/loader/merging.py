@@ -48,7 +48,7 @@ def concatenated(changes: Sequence[Change], device: torch.device) -> tuple[Tenso
     """Return U (o, K) with the multipliers in it and D (K, n) of all low-rank changes, float32; None without any."""
     ups, downs = [], []
     for adapter, multiplier in changes:
-        factors = adapter.factors()
+        factors = adapter.factors() if adapter.is_low_rank else None
         if factors is not None:
             ups.append(factors[0].to(device) * multiplier)
             downs.append(factors[1].to(device))
@@ -61,7 +61,7 @@ def dense_sum(changes: Sequence[Change], original: Original, like: Tensor) -> Te
     """Return the sum (rows, columns), float32, of all changes that are no low-rank product; None without any."""
     total: Tensor | None = None
     for adapter, multiplier in changes:
-        if adapter.factors() is None:
+        if not adapter.is_low_rank:
             # Families that do not look at the weight's numbers are shown the live ones, for shape and device.
             weight = original.whole(like) if adapter.reads_weight else like
             delta = as_matrix(adapter.delta(weight).contiguous()) * multiplier

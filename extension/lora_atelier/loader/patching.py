@@ -238,13 +238,13 @@ class WeightPatcher:
 
         A file that only looks changed is told by its content: the original with what is on it must give the live bits.
         """
-        reread = [t for t in self._touched.values() if isinstance(t.original, Reread)]
+        reread = [(place[1], t) for place, t in self._touched.items() if isinstance(t.original, Reread)]
         if not any(isinstance(self._touched[p].original, Reread) for p in places if p in self._touched):
             return
         if self._originals.is_unchanged():
             return
-        for touched in reread:
-            view = touched.layer.view("weight" if touched.parameter.ndim > 1 else "bias")
+        for parameter, touched in reread:
+            view = touched.layer.view(parameter)
             assert view is not None
             expected = torch.empty_like(view, memory_format=torch.contiguous_format)
             merge(expected, touched.original, _changes(touched.group))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..adapters import convert, families, keys, peft
+from ..adapters import families, keys, peft
 from ..adapters.boft import BoftAdapter
 from ..adapters.convert import Names, Target
 from ..adapters.dora import DoraAdapter
@@ -227,7 +227,7 @@ class _Layers:
             if "alpha" in stored and stored["alpha"].numel() != 1:
                 self.unread[written] = tuple(sorted(stored))
                 continue
-            alpha = convert.effective_alpha(written, grouped.paths.get(written, ""), stored, scales)
+            alpha = peft.alpha_of(written, grouped.paths.get(written, ""), stored, scales)
             self.alphas[written] = alpha
             if alpha is not None and "alpha" not in stored:
                 stored = {**stored, "alpha": torch.tensor(alpha)}
