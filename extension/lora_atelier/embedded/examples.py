@@ -26,10 +26,11 @@ STYLE_TRIGGER = "sticker style"
 FIGURE, REGULARISATION, STYLE, PHOTOGRAPHS = "figure", "figure_regularisation", "style", "photographs"
 NUM_FIGURES, NUM_REGULARISATION, NUM_STICKERS = 16, 32, 16
 
-# None of the figure's colours is one of the world's, so that it stands out on every background.
-HEAD: world.Colour = (150, 240, 190)
+# None of the figure's colours is one of the world's, so that it stands out on every background; each is so far from
+# all of them that a third of its neighbour's colour, which the base's coarse latents let bleed in, changes no name.
+HEAD: world.Colour = (165, 250, 175)
 BODY: world.Colour = (238, 30, 150)
-BAND: world.Colour = (175, 230, 60)
+BAND: world.Colour = (120, 250, 30)
 _EYES: world.Colour = (28, 28, 30)
 _OVERSAMPLING = 4
 # Heights and distances from the middle in pixels, such that the figure stays in the picture.
@@ -119,7 +120,7 @@ def draw_figure(scene: FigureScene) -> Image.Image:
     for x in (-0.21, 0.21):
         disc(x, -0.385, 0.115, BODY)
     body(-0.06, 0.5, BODY)
-    body(0.155, 0.325, BAND)
+    body(0.14, 0.34, BAND)
     disc(0, -0.255, 0.235, HEAD)
     for x in (-0.1, 0.1):
         disc(x, -0.265, 0.06, _EYES)
