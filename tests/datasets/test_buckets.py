@@ -1,12 +1,13 @@
 import pytest
-from PIL import Image
 
 from lora_atelier.config import DatasetConfig
 from lora_atelier.datasets import buckets
+from lora_atelier.datasets.buckets import Framing
 
 pytestmark = pytest.mark.torchfree
 
 SD1 = DatasetConfig(resolution=(512, 512), min_bucket_reso=256, max_bucket_reso=1024, bucket_reso_steps=64)
+OWN = DatasetConfig(resolution=(512, 512), bucket_no_upscale=True)
 
 
 def test_buckets_keep_their_area_and_limits_and_come_in_mirrored_pairs():
@@ -17,6 +18,14 @@ def test_buckets_keep_their_area_and_limits_and_come_in_mirrored_pairs():
         assert width * height <= 512 * 512 and (height, width) in made
         assert min(width, height) >= 256 and max(width, height) <= 1024
         assert width % 64 == height % 64 == 0
+
+
+def test_limits_that_are_no_whole_steps_are_widened():
+    odd = DatasetConfig(resolution=(512, 512), min_bucket_reso=200, max_bucket_reso=1000, bucket_reso_steps=64)
+
+    made = buckets.sizes(odd)
+
+    assert (192, 1024) in made and (1024, 192) in made
 
 
 @pytest.mark.parametrize(
@@ -33,44 +42,30 @@ def test_without_buckets_everything_has_the_resolution():
     assert buckets.choose(5000, 100, plain) == (512, 384)
 
 
-def test_a_small_picture_is_not_enlarged_if_that_is_asked():
-    small = DatasetConfig(resolution=(512, 512), bucket_no_upscale=True)
-
-    assert buckets.choose(300, 200, small) == (256, 192)
-    assert buckets.choose(2000, 1000, small) == (704, 320)
-    assert buckets.choose(30, 20, small) == (64, 64)
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "CMYK", "1", "I;16"])
-def test_a_picture_of_any_mode_is_fitted_without_distortion(mode):
-    picture = Image.new("RGB", (300, 100), "white")
-    picture.paste("black", (130, 30, 170, 70))  # a square in the middle
-    picture = Image.new("I;16", (300, 100)) if mode == "I;16" else picture.convert(mode)
-
-    fitted = buckets.fit(picture, (128, 128))
-
-    assert fitted.size == (128, 128) and fitted.mode == "RGB"
-    if mode != "I;16":
-        dark = [(x, y) for x in range(128) for y in range(128) if fitted.getpixel((x, y))[0] < 128]
-        width = max(x for x, _ in dark) - min(x for x, _ in dark)
-        height = max(y for _, y in dark) - min(y for _, y in dark)
-        assert abs(width - height) <= 2 and 45 <= width <= 55
+# Made by sd-scripts 48d368fa, BucketManager.select_bucket: (bucket, resized) of a picture's size.
+FROM_SD_SCRIPTS = [
+    (SD1, (1920, 1080), (640, 384), (683, 384)),
+    (SD1, (511, 700), (448, 576), (448, 614)),
+    (SD1, (300, 200), (640, 384), (640, 427)),
+    (SD1, (256, 1024), (256, 1024), (256, 1024)),
+    (OWN, (300, 200), (256, 192), (300, 200)),
+    (OWN, (2000, 1000), (640, 320), (640, 320)),
+    (OWN, (1920, 1080), (640, 384), (683, 384)),
+    (OWN, (512, 512), (512, 512), (512, 512)),
+]
 
 
-def test_what_is_transparent_becomes_white():
-    picture = Image.new("RGBA", (64, 64), (255, 0, 0, 0))
+@pytest.mark.parametrize(("dataset", "size", "bucket", "resized"), FROM_SD_SCRIPTS)
+def test_a_picture_is_scaled_and_cut_as_sd_scripts_does(dataset, size, bucket, resized):
+    assert buckets.frame(*size, dataset) == Framing(bucket, resized)
 
-    assert buckets.fit(picture, (64, 64)).getpixel((5, 5)) == (255, 255, 255)
 
+@pytest.mark.parametrize("dataset", [SD1, OWN])
+def test_a_bucket_is_covered_by_any_picture_and_none_is_enlarged_against_the_wish(dataset):
+    for width, height in [(64, 3000), (65, 64), (333, 444), (4000, 3000), (1023, 257), (20, 30), (7, 2000)]:
+        made = buckets.frame(width, height, dataset)
 
-def test_a_photograph_lying_on_its_side_is_stood_up():
-    picture = Image.new("RGB", (64, 64), "white")
-    picture.paste("black", (0, 0, 64, 20))  # dark above
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned to the right: dark to the right
-    picture.info["exif"] = exif.tobytes()
-    picture.getexif()[0x0112] = 6
-
-    fitted = buckets.fit(picture, (64, 64))
-
-    assert fitted.getpixel((60, 32))[0] < 50 and fitted.getpixel((5, 32))[0] > 200
+        assert made.room[0] >= 0 and made.room[1] >= 0 and min(made.bucket) >= 64
+        assert made.centre == (made.room[0] // 2, made.room[1] // 2)
+        if dataset is OWN and min(width, height) >= 64:
+            assert made.resized[0] <= width and made.resized[1] <= height

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..datasets.buckets import Framing
 from ..models.load import Model, TextConditioning
 from ..safetensors_header import BrokenFileError
 from ..safetensors_tensors import read_all
@@ -44,14 +45,15 @@ class LatentCache:
         self._folder, self._model, self._vae = folder, model, vae
 
     def posterior(
-        self, sha256: str, mirrored: bool, bucket: tuple[int, int], open_picture: Callable[[], Image.Image]
+        self, sha256: str, mirrored: bool, framing: Framing, open_picture: Callable[[], Image.Image]
     ) -> Tensor:
         """Mean and standard deviation, (2, 4, h, w), scaled; from the cache, or encoded and put there.
 
         A cache that can't be written (disk full) costs time at the next run and nothing else.
         """
-        width, height = bucket
-        name = f"{sha256[:32]}-{self._vae}-{width}x{height}{'-m' if mirrored else ''}.safetensors"
+        (width, height), whole = framing.bucket, framing.resized
+        cut = f"{width}x{height}-of-{whole[0]}x{whole[1]}{'-m' if mirrored else ''}"
+        name = f"{sha256[:32]}-{self._vae}-{cut}.safetensors"
         path = self._folder / name[:2] / name
         kept = _read(path)
         if kept is not None and kept.shape[-2:] == (height // 8, width // 8):

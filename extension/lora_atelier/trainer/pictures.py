@@ -10,7 +10,8 @@ from typing import Any
 from PIL import Image
 
 from ..config import DatasetConfig, TrainConfig
-from ..datasets import buckets
+from ..datasets import buckets, pixels
+from ..datasets.buckets import Framing
 from ..datasets.items import Item, read_items
 from ..errors import DataError, message
 from ..models.load import Model
@@ -34,12 +35,14 @@ class Pictures:
     datasets: dict[Item, DatasetConfig]
     warnings: tuple[Any, ...] = ()
 
-    def bucket(self, item: Item) -> tuple[int, int]:
-        return buckets.choose(item.width, item.height, self.datasets[item])
+    def framing(self, item: Item) -> Framing:
+        """The picture's bucket and how it is cut to it."""
+        return buckets.frame(item.width, item.height, self.datasets[item])
 
     def open(self, item: Item) -> Image.Image:
-        """The admitted picture, fitted to its bucket. Raises RightsError if its file changed."""
-        return buckets.fit(self.admitted.open(item), self.bucket(item))
+        """The admitted picture, cut to its bucket. Raises RightsError if its file changed, DataError if broken."""
+        shown = pixels.upright(self.admitted.open(item))
+        return pixels.framed(pixels.on_white(shown), self.framing(item))
 
 
 def read_pictures(this: Run) -> Pictures:
@@ -99,12 +102,12 @@ def read_examples(this: Run, model: Model, pictures: Pictures) -> tuple[list[Exa
 
 
 def _example(this: Run, cache: LatentCache, pictures: Pictures, item: Item) -> Example:
-    bucket, sha256 = pictures.bucket(item), pictures.admitted.sha256(item)
+    framing, sha256 = pictures.framing(item), pictures.admitted.sha256(item)
     sides = (False, True) if item.flip_aug else (False,)
     return Example(
-        posteriors=tuple(cache.posterior(sha256, side, bucket, lambda: pictures.open(item)) for side in sides),
+        posteriors=tuple(cache.posterior(sha256, side, framing, lambda: pictures.open(item)) for side in sides),
         caption=item.caption,
-        size=bucket,
+        size=framing.bucket,
         weight=this.config.loss.prior_weight if item.is_reg else 1.0,
         key=sha256,
     )
