@@ -7,62 +7,89 @@ from lora_atelier.config import (
     GOALS,
     DataConfig,
     DatasetConfig,
+    NetworkConfig,
     SubsetConfig,
     TrainConfig,
     from_kohya,
     recipe,
     to_kohya,
 )
+from lora_atelier.config.network import ALGORITHMS
 from lora_atelier.errors import ConfigError
 
 pytestmark = pytest.mark.torchfree
 
 
-def unusual():
-    """A configuration in which no setting has its default, so that a lost one shows."""
-    groups = {}
-    for group in dataclasses.fields(TrainConfig):
-        if group.name == "data":
-            continue
-        values = {}
-        for f in dataclasses.fields(type(getattr(TrainConfig(), group.name))):
-            choices = f.metadata["choices"]
-            if choices:
-                values[f.name] = choices[-1]
-            elif f.name == "optimizer":
-                values[f.name] = f.default
-            elif isinstance(f.default, bool):
-                values[f.name] = not f.default
-            elif isinstance(f.default, int | float):
-                values[f.name] = f.default / 2 + 3 if isinstance(f.default, float) else f.default + 3
-            elif isinstance(f.default, str):
-                values[f.name] = f"x{f.default}"
-        groups[group.name] = dataclasses.replace(getattr(TrainConfig(), group.name), **values)
-    subset = SubsetConfig(
-        image_dir='D:\\絵 "1"',
-        num_repeats=3,
-        class_tokens="momo",
-        caption_extension=".caption",
-        is_reg=True,
-        flip_aug=True,
-        caption_dropout_rate=0.1,
-    )
-    dataset = DatasetConfig(
-        subsets=(subset,),
-        resolution=(640, 448),
-        batch_size=3,
-        enable_bucket=False,
-        min_bucket_reso=320,
-        max_bucket_reso=960,
-        bucket_reso_steps=32,
-        bucket_no_upscale=True,
-    )
-    return TrainConfig(**groups, data=DataConfig(datasets=(dataset,)))
+def another(f):
+    """A value of this setting that is not its default."""
+    if f.name == "optimizer_args":
+        return ("d_coef=2.0", "decouple=True")
+    if f.name == "network_args":
+        return ("block_size=8", "train_norm=True")
+    if f.metadata["choices"]:
+        return next(choice for choice in reversed(f.metadata["choices"]) if choice != f.default)
+    if f.name == "optimizer":
+        return "Prodigy"
+    by_type = {
+        "bool": lambda: not f.default,
+        "int": lambda: f.default + 3,
+        "float": lambda: f.default / 2 + 0.4375,
+        "str": lambda: f"x{f.default}",
+        "tuple[str, ...]": lambda: ("a=1", "b=(2, 3)"),
+        "tuple[int, ...]": lambda: (4, 8),
+        "tuple[float, ...]": lambda: (0.5, 2.0),
+        "tuple[int, int]": lambda: (640, 448),
+    }
+    return by_type[f.type]()
+
+
+def unusual(cls, **given):
+    """A group of settings in which none has its default, so that a lost one shows."""
+    own = [f for f in dataclasses.fields(cls) if f.metadata]
+    return cls(**{f.name: another(f) for f in own} | given)
+
+
+GROUPS = [f.name for f in dataclasses.fields(TrainConfig) if f.name != "data"]
+SETTINGS = [(group, f) for group in GROUPS for f in dataclasses.fields(type(getattr(TrainConfig(), group)))]
+
+
+def with_subset(subset, **dataset):
+    return TrainConfig(data=DataConfig(datasets=(DatasetConfig(subsets=(subset,), **dataset),)))
+
+
+def back(config):
+    """The configuration after its way through kohya's files; the sample prompts have a file of their own."""
+    read = from_kohya(*to_kohya(config))
+    return dataclasses.replace(read, sampling=dataclasses.replace(read.sampling, prompts=config.sampling.prompts))
 
 
 def test_every_setting_survives_the_way_through_kohyas_files():
-    assert from_kohya(*to_kohya(unusual())) == unusual()
-    assert from_kohya(*to_kohya(TrainConfig())) == TrainConfig()
+    groups = {group: unusual(type(getattr(TrainConfig(), group))) for group in GROUPS}
+    groups["network"] = dataclasses.replace(groups["network"], algorithm="loha")
+    subset = unusual(SubsetConfig, image_dir='D:\\絵 "1"', metadata_file="")
+    dataset = unusual(DatasetConfig, subsets=(subset, SubsetConfig(metadata_file="m.json", keep_tokens=2)))
+    config = TrainConfig(**groups, data=DataConfig(datasets=(dataset,)))
+
+    assert back(config) == config
+    assert back(TrainConfig()) == TrainConfig()
+
+
+@pytest.mark.parametrize(("group", "f"), SETTINGS, ids=lambda value: getattr(value, "name", value))
+def test_every_setting_survives_alone(group, f):
+    config = TrainConfig()
+    config = dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **{f.name: another(f)})})
+    if f.name == "network_args":  # lora takes none
+        config = dataclasses.replace(config, network=dataclasses.replace(config.network, algorithm="loha"))
+
+    assert back(config) == config
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("conv_rank", [0, 8])
+def test_every_kind_of_adapter_survives(algorithm, conv_rank):
+    network = NetworkConfig(algorithm=algorithm, conv_rank=conv_rank, conv_alpha=4.0)
+
+    assert back(TrainConfig(network=network)).network == network
 
 
 def test_sections_are_decoration_and_learning_rate_is_the_fallback():

@@ -27,6 +27,7 @@ from ..config import (
     SubsetConfig,
     TrainConfig,
     recipe,
+    unsupported,
 )
 from ..errors import (
     AlreadyRunningError,
@@ -233,7 +234,7 @@ class Jobs:
         name = fresh_name(safe_name(config.output.name) or "lora", self.taken_names())
         folder = Path(config.output.folder) if config.output.folder else self.lora_dir
         config = dataclasses.replace(config, output=dataclasses.replace(config.output, name=name, folder=str(folder)))
-        problems = tuple(config.problems())
+        problems = (*config.problems(), *unsupported(config))
         if problems:
             raise ConfigError.from_problems(problems)
         subsets = [subset for dataset in config.data.datasets for subset in dataset.subsets if not subset.is_reg]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import config_files
-from ..config import TrainConfig
+from ..config import TrainConfig, unsupported
 from ..config_files import load_toml
 from ..errors import AlreadyRunningError, ExtensionError, JobError, Message, message
 from ..events import Appender, Event, Failed, Preparing, Stopped, Warned
@@ -96,7 +96,7 @@ def run(run_dir: Path) -> int:
     events = Appender(run_dir / "events.jsonl")
     try:
         config = config_files.read(run_dir)
-        problems = tuple(config.problems())
+        problems = (*config.problems(), *unsupported(config))
         if problems:
             from ..errors import ConfigError
 

@@ -1,0 +1,188 @@
+"""What our own trainer can't do yet (it is refused, never ignored), and which settings change nothing for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+from ..errors import Problem, problem
+from .setting import key_of
+from .train import TrainConfig
+
+# Settings that are refused where they are not at their default; "name=value" refuses that value alone. "dataset" and
+# "subset" stand for each of them. Whoever implements one takes it out.
+NOT_YET: tuple[str, ...] = (
+    "model.vae",
+    "model.no_half_vae",
+    "model.clip_skip",
+    "model.max_token_length",
+    "model.base_weights",
+    "output.save_every_n_epochs",
+    "output.save_n_epoch_ratio",
+    "output.save_last_n_steps",
+    "output.save_last_n_epochs",
+    "output.no_metadata",
+    "output.metadata_title",
+    "output.metadata_author",
+    "output.metadata_description",
+    "output.metadata_license",
+    "output.metadata_tags",
+    "output.metadata_usage_hint",
+    "output.metadata_thumbnail",
+    "output.metadata_merged_from",
+    "output.metadata_trigger_phrase",
+    "output.metadata_preprocessor",
+    "output.metadata_is_negative_embedding",
+    "network.algorithm",
+    "network.network_train_text_encoder_only",
+    "network.rank_dropout",
+    "network.module_dropout",
+    "network.scale_weight_norms",
+    "network.network_weights",
+    "network.dim_from_weights",
+    "network.block_dims",
+    "network.block_alphas",
+    "network.conv_block_dims",
+    "network.conv_block_alphas",
+    "network.down_lr_weight",
+    "network.mid_lr_weight",
+    "network.up_lr_weight",
+    "network.loraplus_lr_ratio",
+    "network.loraplus_unet_lr_ratio",
+    "network.loraplus_text_encoder_lr_ratio",
+    "network.dora_wd",
+    "network.use_tucker",
+    "network.network_args",
+    "optimizer.te2_learning_rate",
+    "optimizer.optimizer",
+    "optimizer.optimizer_args",
+    "optimizer.ema_decay",
+    "schedule.max_train_epochs",
+    "schedule.scheduler=cosine_with_restarts",
+    "schedule.scheduler=polynomial",
+    "schedule.scheduler=inverse_sqrt",
+    "schedule.scheduler=warmup_stable_decay",
+    "schedule.scheduler=piecewise_constant",
+    "schedule.scheduler=adafactor",
+    "schedule.lr_decay_steps",
+    "schedule.lr_scheduler_type",
+    "schedule.lr_scheduler_args",
+    "memory.full_fp16",
+    "memory.full_bf16",
+    "memory.fp8_base",
+    "memory.fp8_base_unet",
+    "loss.loss_type",
+    "loss.debiased_estimation_loss",
+    "loss.scale_v_pred_loss_like_noise_pred",
+    "loss.v_pred_like_loss",
+    "loss.masked_loss",
+    "loss.weighted_captions",
+    "loss.noise_offset_random_strength",
+    "loss.adaptive_noise_scale",
+    "loss.multires_noise_iterations",
+    "loss.ip_noise_gamma",
+    "loss.zero_terminal_snr",
+    "loss.min_timestep",
+    "loss.max_timestep",
+    "sampling.sample_every_n_epochs",
+    "validation.validate_every_n_epochs",
+    "validation.max_validation_steps",
+    "dataset.network_multiplier",
+    "subset.metadata_file",
+    "subset.caption_separator",
+    "subset.keep_tokens",
+    "subset.keep_tokens_separator",
+    "subset.secondary_separator",
+    "subset.shuffle_caption",
+    "subset.enable_wildcard",
+    "subset.caption_prefix",
+    "subset.caption_suffix",
+    "subset.caption_dropout_every_n_epochs",
+    "subset.caption_tag_dropout_rate",
+    "subset.token_warmup_step",
+    "subset.color_aug",
+    "subset.random_crop",
+    "subset.face_crop_aug_range",
+    "subset.resize_interpolation",
+    "subset.alpha_mask",
+    "subset.conditioning_data_dir",
+    "subset.diff_output_preservation",
+)
+# They cost or save time and memory, and change nothing in the LoRA; our trainer does not read them, and says so.
+NOT_READ: tuple[str, ...] = (
+    "memory.vae_batch_size",
+    "memory.skip_cache_check",
+    "memory.cpu_offload_checkpointing",
+    "memory.lowram",
+    "memory.highvram",
+    "memory.xformers",
+    "memory.mem_eff_attn",
+    "memory.torch_compile",
+    "memory.max_data_loader_n_workers",
+    "memory.persistent_data_loader_workers",
+    "sampling.sample_at_first",
+    "subset.cache_info",
+)
+# What these ask for always happens here, whatever they say: pictures and captions are encoded once and kept on disk,
+# attention is torch's own. Nothing need be said.
+ALWAYS: tuple[str, ...] = (
+    "memory.cache_latents",
+    "memory.cache_latents_to_disk",
+    "memory.cache_text_encoder_outputs",
+    "memory.cache_text_encoder_outputs_to_disk",
+    "memory.sdpa",
+)
+
+
+def unsupported(config: TrainConfig) -> Iterator[Problem]:
+    """Yield every setting that our own trainer would have to ignore; sd-scripts may know it."""
+    for where, key, value, by_value in _set(config, NOT_YET):
+        if by_value:
+            yield problem(
+                where,
+                "Our own trainer has no “{value}” of “{key}” yet. Choose another, or train with sd-scripts "
+                "(--engine sd-scripts).",
+                value=value,
+                key=key,
+            )
+        else:
+            yield problem(
+                where,
+                "Our own trainer has no “{key}” yet. Remove it, or train with sd-scripts (--engine sd-scripts).",
+                key=key,
+            )
+
+
+def notes(config: TrainConfig) -> Iterator[Problem]:
+    """Yield every setting that asks for something, but that our own trainer does not read."""
+    for where, key, _, _ in _set(config, NOT_READ):
+        yield problem(where, "“{key}” has no effect in our own trainer; the LoRA is the same.", key=key)
+
+
+def _set(config: TrainConfig, names: tuple[str, ...]) -> Iterator[tuple[str, str, Any, bool]]:
+    """The settings of ``names`` that are not at their default: place, kohya's key, value, whether named by value."""
+    by_group: dict[str, dict[str, set[str]]] = {}
+    for name in names:
+        group, _, rest = name.partition(".")
+        setting, _, value = rest.partition("=")
+        by_group.setdefault(group, {}).setdefault(setting, set()).add(value)
+    for kind, where, group_config in _groups(config):
+        for f in fields(group_config):
+            values, value = by_group.get(kind, {}).get(f.name), getattr(group_config, f.name)
+            if values is None:
+                continue
+            if "" in values and value != f.default:
+                yield f"{where}.{f.name}", key_of(f), value, False
+            elif str(value) in values - {""}:
+                yield f"{where}.{f.name}", key_of(f), value, True
+
+
+def _groups(config: TrainConfig) -> Iterator[tuple[str, str, Any]]:
+    for group in fields(config):
+        if group.name != "data":
+            yield group.name, group.name, getattr(config, group.name)
+    for d, dataset in enumerate(config.data.datasets):
+        yield "dataset", f"data.datasets.{d}", dataset
+        for s, subset in enumerate(dataset.subsets):
+            yield "subset", f"data.datasets.{d}.subsets.{s}", subset
