@@ -24,7 +24,7 @@ CONCEPT_NAME = "momo"
 TRIGGER = "momo"
 STYLE_TRIGGER = "sticker style"
 FIGURE, REGULARISATION, STYLE, PHOTOGRAPHS = "figure", "figure_regularisation", "style", "photographs"
-NUM_FIGURES, NUM_REGULARISATION, NUM_STICKERS = 16, 32, 16
+NUM_FIGURES, NUM_REGULARISATION, NUM_STICKERS = 16, 64, 16
 
 # None of the figure's colours is one of the world's, so that it stands out on every background; each is so far from
 # all of them that a third of its neighbour's colour, which the base's coarse latents let bleed in, changes no name.
@@ -138,7 +138,7 @@ def _half_width(y: float) -> float:
 def regularisation() -> list[Example]:
     """Pictures of the world that the base knows already, so that the LoRA does not change them.
 
-    Every shape is there four times, every colour about three times as an object and three times as a background.
+    Every shape is there eight times, every colour about six times as an object and six times as a background.
     """
     rng = random.Random(2)
     shapes = _shuffled(world.SHAPES, NUM_REGULARISATION, rng)

@@ -52,6 +52,8 @@ LIVE = ("waiting", "running", "stopped", "died")
 _CHECKPOINT = re.compile(r"-s\d{6}$")
 # Below this a run would end in the middle with a full disk, whatever it trains.
 _SPARE_BYTES = 50_000_000
+# Showings of pictures to learn from for each showing of a regularisation picture, however many there are of each.
+_SHOWN_PER_REGULARISATION = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -477,9 +479,15 @@ def _settings(form: JobForm, name: str, info: ModelInfo, pictures: int, lora_dir
 
 
 def _with_pictures(config: TrainConfig, form: JobForm, source: Path) -> TrainConfig:
-    subsets = [SubsetConfig(image_dir=str(source), class_tokens=form.trigger.strip())]
+    own = SubsetConfig(image_dir=str(source), class_tokens=form.trigger.strip())
+    subsets = [own]
     if form.regularisation is not None:
-        subsets.append(SubsetConfig(image_dir=str(form.regularisation), is_reg=True))
+        pictures, others = _count(source, []), _count(form.regularisation, [])
+        repeats = max(1, round(_SHOWN_PER_REGULARISATION * others / max(1, pictures)))
+        subsets = [
+            dataclasses.replace(own, num_repeats=repeats),
+            SubsetConfig(image_dir=str(form.regularisation), is_reg=True),
+        ]
     dataset = dataclasses.replace(config.data.datasets[0], subsets=tuple(subsets))
     return dataclasses.replace(config, data=DataConfig(datasets=(dataset,)))
 
