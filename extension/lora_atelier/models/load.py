@@ -15,21 +15,15 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..safetensors_header import BrokenFileError
 from ..safetensors_tensors import TensorFile
-from . import configs, detect, inversions, ldm, tokenizer
+from . import configs, detect, ldm, tokenizer
 from .detect import ModelInfo
 from .inversions import Inversions
 from .layers import ldm_layout, te_path
+from .text import Reading, TextConditioning
+from .text import encode as encode_texts
 from .tokenizer import ClipTokenizer
 
 PARTS = ("unet", "vae", "te")
-
-
-@dataclass(frozen=True)
-class TextConditioning:
-    """What the U-Net is told of b texts: ``context`` (b, n, c), n tokens; ``pooled`` (b, p) for SDXL, else None."""
-
-    context: Tensor
-    pooled: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -61,34 +55,19 @@ class Model:
     def encode(
         self, texts: Sequence[str], clip_skip: int | None = None, *, windows: int | None = 1
     ) -> TextConditioning:
-        """Return the conditioning of b texts; gradients flow where the caller allows them.
+        """Return the conditioning of b texts; see ``Reading`` for what the settings mean."""
+        return self.read(texts, Reading(clip_skip=clip_skip or 0, windows=windows))
 
-        A text is cut after ``windows`` times 75 tokens; with None all get as many windows as the longest needs,
-        encoded apart and laid end to end (b, 77·n, c). ``clip_skip`` n takes the n-th layer from the end (SD 1 and 2;
-        1 is the last). SDXL always takes the last but one of both encoders, and the first window's pooled vector.
-        """
-        said = self.inversions or (inversions.NONE,) * len(self.text_encoders)
-        encoders = list(zip(self.tokenizers, self.text_encoders, said, strict=True))
-        if windows is None:
-            windows = max(len(clip.windows(text, None, words)) for clip, _, words in encoders for text in texts)
-        contexts, pooled = [], None
-        for clip, encoder, words in encoders:
-            ids = torch.tensor([clip.windows(text, windows, words) for text in texts], device=encoder.device)
-            count, length = ids.shape[0] * windows, ids.shape[-1]
-            wants_layer = self.info.family == "sdxl" or (clip_skip or 1) > 1
-            with words.read_by(encoder, ids.reshape(count, length)) as known:
-                out = encoder(input_ids=known, output_hidden_states=wants_layer)
-            if self.info.family == "sdxl":
-                hidden = out.hidden_states[-2]
-                if getattr(out, "text_embeds", None) is not None:
-                    pooled = out.text_embeds.reshape(len(texts), windows, -1)[:, 0]
-            elif wants_layer:
-                inner = getattr(encoder, "text_model", encoder)
-                hidden = inner.final_layer_norm(out.hidden_states[-min(clip_skip or 1, len(out.hidden_states) - 1)])
-            else:
-                hidden = out.last_hidden_state
-            contexts.append(hidden.reshape(len(texts), windows * length, -1))
-        return TextConditioning(torch.cat(contexts, dim=-1), pooled)
+    def read(self, texts: Sequence[str], reading: Reading) -> TextConditioning:
+        """Return the conditioning of b texts read in a certain way; gradients flow where the caller allows them."""
+        return encode_texts(
+            texts,
+            self.tokenizers,
+            self.text_encoders,
+            self.inversions,
+            sdxl=self.info.family == "sdxl",
+            reading=reading,
+        )
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return the pictures (b, 3, 8h, 8w), 0 to 1, float32, of scaled latents (b, 4, h, w)."""
@@ -155,6 +134,19 @@ def load(
         raise ModelError("{path} can't be read.", why="{error}.", path=str(info.path), error=str(error)) from error
 
 
+def read_tokenizers(info: ModelInfo) -> tuple[ClipTokenizer, ...]:
+    """Return a model's tokenizers without reading its weights. Raises ModelError."""
+    try:
+        with open_source(info) as source:
+            return tuple(source.tokenizer(name) for name in _encoder_names(info))
+    except (OSError, BrokenFileError) as error:
+        raise ModelError("{path} can't be read.", why="{error}.", path=str(info.path), error=str(error)) from error
+
+
+def _encoder_names(info: ModelInfo) -> tuple[str, ...]:
+    return ("text_encoder", "text_encoder_2") if info.family == "sdxl" else ("text_encoder",)
+
+
 def _load(
     source: ModelSource, info: ModelInfo, parts: Collection[str], dtype: torch.dtype, device: torch.device
 ) -> Model:
@@ -166,8 +158,7 @@ def _load(
         vae_dtype = torch.float32 if dtype == torch.float16 and config.get("force_upcast") else dtype
         loaded.vae = _fill(empty_vae(config), source, "vae", vae_dtype, device)
     if "te" in parts:
-        names = ("text_encoder", "text_encoder_2") if info.family == "sdxl" else ("text_encoder",)
-        encoders = []
+        names, encoders = _encoder_names(info), []
         for name in names:
             text_encoder = empty_text_encoder(source.config(name), with_projection=name == "text_encoder_2")
             encoders.append(_fill(text_encoder, source, name, dtype, device))

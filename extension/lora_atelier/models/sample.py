@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import HostError, Message, message
-from .load import Model, TextConditioning, libraries_offline
+from .load import Model, libraries_offline
+from .text import TextConditioning
 
 # What each sampler is in diffusers: module, class, options. "leading" and "linspace" are where a few steps are taken
 # from the 1000 of training: DDIM's own code leads, k-diffusion spaces evenly from the last to the first.

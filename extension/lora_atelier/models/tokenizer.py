@@ -38,7 +38,11 @@ class ClipTokenizer:
         Each begins with the start mark, then up to ``length - 2`` tokens, then the end mark, then padding. What does
         not fit into ``count`` windows is left out.
         """
-        tokens, room = inversions.tokens(text, self.tokens), self.length - 2
+        return self.windows_of(inversions.tokens(text, self.tokens), count)
+
+    def windows_of(self, tokens: Sequence[int], count: int | None = 1) -> list[list[int]]:
+        """Return the windows of a text whose token numbers are known; see ``windows``."""
+        room = self.length - 2
         needed = max(1, -(-len(tokens) // room))
         windows = []
         for at in range(count if count is not None else needed):

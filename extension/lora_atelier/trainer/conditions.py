@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..datasets.buckets import Framing
-from ..models.load import Model, TextConditioning
+from ..models.load import Model
+from ..models.text import TextConditioning
 from ..safetensors_header import BrokenFileError
 from ..safetensors_tensors import read_all
 from . import noise

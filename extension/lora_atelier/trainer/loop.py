@@ -16,7 +16,8 @@ from torch import Tensor
 from ..config import TrainConfig
 from ..errors import DataError
 from ..events import Stepped, Validated
-from ..models.load import Model, TextConditioning
+from ..models.load import Model
+from ..models.text import TextConditioning
 from . import losses, noise
 from .batches import BatchPlan, Place
 from .conditions import draw_latents

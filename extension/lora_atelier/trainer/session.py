@@ -16,8 +16,9 @@ from ..events import Finished, Sampled, Saved, Started, Stopped
 from ..models import detect
 from ..models import load as models
 from ..models.layers import target_layers, te_prefixes
-from ..models.load import Model, TextConditioning
+from ..models.load import Model
 from ..models.sample import DEFAULT_SAMPLER, scheduler
+from ..models.text import TextConditioning
 from . import checkpoint, samples
 from .checkpoint import Progressed
 from .conditions import captions_for, encode_captions
