@@ -2,11 +2,16 @@
 
     python install.py demo [--headless --output DIR] [--no-browser] [--port N] [--model PATH] [--data-dir DIR]
     python install.py test [pytest arguments]
+    python install.py trainer [--webui PATH]
+    python install.py doctor [--rebuild] [--webui PATH]
+    python install.py sd-scripts [--data-dir DIR]
 
-Both make ``.venv`` beside this file first; what is complete is left alone, so that a second run starts in seconds.
+They make ``.venv`` beside this file first; what is complete is left alone, so that a second run starts in seconds.
+``trainer`` makes it for a webui and takes that one's PyTorch where it can. The webui's own packages are only read.
 A webui calls this file without arguments at every start: then it does nothing at all.
 
-This file must be readable by Pythons that are too old to run the rest, so that they can say so.
+This file must be readable by Pythons that are too old to run the rest, so that they can say so or find a newer one.
+What they need beside this file is in ``lora_atelier.jobs`` (setup_commands, machine, torch_choice, setup, doctor).
 """
 # ruff: noqa: UP006, UP035, UP045 - Python 3.6 must still be able to read this file
 
@@ -42,8 +47,14 @@ TEST_PYTHONS = ("3.10", "3.13")
 # What the tests without torch need; in a webui all of it is there.
 TORCHFREE = ["pytest>=8", "pytest-timeout", "numpy", "pillow>=10", "fastapi", "httpx", "python-multipart"]
 
+# Commands for people whose Python is the webui's: they look for a newer one where it is too old.
+FOR_WEBUIS = ("trainer", "doctor", "sd-scripts")
+
 USAGE = """usage: python install.py demo [options]   install, then open the page
        python install.py test [arguments]  install, then run all checks; arguments go to pytest
+       python install.py trainer           for a webui: make the trainer's environment
+       python install.py doctor            say what is there, what is wrong, how to mend it; --rebuild makes it anew
+       python install.py sd-scripts        fetch kohya's sd-scripts as a second engine, with packages of its own
        python install.py train | resume | stop | jobs | inspect | convert   on the console; --help says more
 
 demo options:
@@ -54,6 +65,9 @@ demo options:
   --low-memory              keep no copies of the weights that LoRAs change
   --apply-partly            apply what fits of a LoRA that does not fit as a whole
   --data-dir DIR            where LoRAs, trainings and pictures are kept (default: data)
+
+trainer and doctor options:
+  --webui PATH              the webui's folder or Python, where this folder does not lie in its "extensions"
 """
 
 
@@ -66,10 +80,15 @@ def main(arguments: List[str]) -> int:
     if not arguments:
         return 0  # a webui starts us like this; what it has is enough for the extension to appear
     command, rest = arguments[0], arguments[1:]
-    if command not in ("demo", "test", *PASSED_ON):
+    if command not in ("demo", "test", *FOR_WEBUIS, *PASSED_ON):
         print(USAGE, end="")
         return 0 if command in ("-h", "--help", "help") else 2
     wrong = wrong_python(command)
+    if wrong and command in FOR_WEBUIS:
+        newer = newer_python()
+        if newer:
+            given = rest if "--webui" in rest else ["--webui", sys.executable, *rest]
+            return run([*newer, str(Path(__file__).resolve()), command, *given], cwd=None)
     if wrong:
         print(wrong, file=sys.stderr)
         return 1
@@ -81,6 +100,8 @@ def main(arguments: List[str]) -> int:
     try:
         if command in PASSED_ON:
             return pass_on(arguments)
+        if command in FOR_WEBUIS:
+            return for_webuis(arguments)
         return demo(rest) if command == "demo" else test(rest)
     except InstallError as error:
         print(f"\n{error}", file=sys.stderr)
@@ -163,6 +184,43 @@ def test_without_torch(version: str) -> bool:
     return run([str(venv_python(venv)), "-m", "pytest", "-q", "-m", chosen]) == 0
 
 
+def for_webuis(arguments: List[str]) -> int:
+    """Do one of the commands that a webui's user types: they are in a module of their own."""
+    use_package()
+    from lora_atelier.errors import ExtensionError
+    from lora_atelier.jobs import setup_commands
+
+    try:
+        return setup_commands.run(arguments, sys.modules[__name__])
+    except ExtensionError as error:
+        raise InstallError(spoken(error)) from error
+    except OSError as error:
+        raise InstallError(f"{error}\nAllow writing there or make room on the disk, then try again.") from error
+
+
+def use_package() -> None:
+    """Let the modules of our package be imported here: those that need the standard library alone."""
+    if str(EXTENSION) not in sys.path:
+        sys.path.insert(0, str(EXTENSION))
+
+
+def spoken(said: Any) -> str:
+    """An error or a message of ours in the terminal's language."""
+    use_package()
+    from lora_atelier import cli, locales
+
+    return locales.sentence(said, cli.console_language())
+
+
+def newer_python() -> Optional[List[str]]:
+    """The command of a Python that can run what this one is too old for, or None."""
+    for version in ("3.12", "3.13", "3.11"):
+        found = find_python(version)
+        if found:
+            return found
+    return None
+
+
 def find_python(version: str) -> Optional[List[str]]:
     """The command of a Python of this version that works, or None."""
     candidates = [[name] for name in ("python" + version,) if shutil.which(name)]
@@ -199,7 +257,7 @@ def run(command: List[str], cwd: Optional[str] = str(ROOT)) -> int:
 
 def environment() -> Dict[str, str]:
     """The environment variables for our own programs: our package, nobody else's."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
+    kept = bare()
     kept["PYTHONPATH"] = str(EXTENSION)
     # torch's threads sleep while they wait for each other: spinning on cores that a training uses too costs tenfold.
     kept.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -209,44 +267,82 @@ def environment() -> Dict[str, str]:
 # ------------------------------------------------------------------------------------------------ installing
 
 
-def install(groups: List[str]) -> None:
-    """Make ``.venv`` hold the packages of these groups of pyproject.toml; does nothing where it does already.
+def install(groups: List[str], webui: Any = None, python: Optional[List[str]] = None) -> bool:
+    """Make ``.venv`` hold the packages of these groups of pyproject.toml; returns False where it does already.
 
-    An installation that was interrupted goes on where it was. Raises InstallError.
+    ``webui`` is a ``machine.Webui`` whose PyTorch is used where that goes, ``python`` what the environment is made
+    with (default: this Python). An installation that was interrupted goes on where it was. Raises InstallError.
     """
     extras = read_extras()
-    current = {group: digest(extras[group] + [TORCH] + WITHOUT_DEPENDENCIES) for group in extras}
+    current = {group: stamp_of(extras[group]) for group in extras}
     if is_complete(VENV, {group: current[group] for group in groups}):
-        return
+        return False
     began = time.time()
     print(f"Setting up LoRA Atelier in {VENV} (only this once; some minutes)", flush=True)
     # Groups that were complete stay so: pip is told of them too, lest it change what they need.
     kept = [group for group, value in read_stamp(VENV).items() if current.get(group) == value]
     groups = kept + [group for group in groups if group not in kept]
-    make_venv(VENV, [sys.executable], system_packages=has_torch(sys.executable) and sys.prefix == sys.base_prefix)
+    own = python is None and has_torch(sys.executable) and sys.prefix == sys.base_prefix
+    make_venv(VENV, python or [sys.executable], system_packages=own)
     write_stamp(VENV, {group: current[group] for group in kept})
-    install_torch()
+    install_torch(webui)
     requirements = [requirement for group in groups for requirement in extras[group]]
     pip(VENV, requirements, "Packages ({})".format(", ".join(groups)))
     pip(VENV, ["--no-deps", *WITHOUT_DEPENDENCIES], "CLIP's word list")
     write_stamp(VENV, {group: current[group] for group in groups})
     print(f"Ready after {duration(time.time() - began)}.", flush=True)
+    return True
 
 
-def install_torch() -> None:
-    """PyTorch first: a version that is there and new enough is kept."""
+def install_torch(webui: Any = None) -> None:
+    """PyTorch first: a version that is there and new enough is kept; else the webui's, or one that fits the card."""
     python = str(venv_python(VENV))
     if has_torch(python):
+        return
+    choice = torch_choice(python, webui)
+    if choice.how == "reuse":
+        from lora_atelier.jobs import setup
+
+        made = setup.link_torch(VENV, webui)
+        if made is not None:
+            print(f"  PyTorch {made.version} is the webui's own: nothing large to download", flush=True)
+            pip(VENV, [choice.requirement], "What it needs")
+            if setup.keep_link_if_it_works(VENV):
+                return
+        print("  The webui's PyTorch can't be used from outside; another copy then", flush=True)
+        choice = torch_choice(python, webui, reuse=False)
+    install_torch_of(VENV, choice)
+
+
+def torch_choice(python: str, webui: Any = None, reuse: bool = True) -> Any:
+    """Which build of PyTorch suits this machine (a ``torch_choice.Choice``). Raises InstallError if there is none."""
+    use_package()
+    from lora_atelier.errors import ExtensionError
+    from lora_atelier.jobs import machine, setup
+
+    found = machine.about([python])
+    try:
+        return setup.choose_torch(found.version if found else sys.version_info[:2], webui, reuse=reuse)
+    except ExtensionError as error:
+        raise InstallError(spoken(error)) from error
+
+
+def install_torch_of(venv: Path, choice: Any, more: Optional[List[str]] = None) -> None:
+    """Install the chosen build of PyTorch, and packages of the same build."""
+    more = more or []
+    if choice.how == "index" and choice.index != CPU_INDEX:
+        title = f"PyTorch for this graphics card, from {choice.index}"
+        pip(venv, ["--index-url", choice.index, choice.requirement, *more], title)
         return
     if wants_cpu_torch():
         try:
             # Without this, Linux gets some 3 GB of CUDA libraries that nothing here could use.
             few = ["--index-url", CPU_INDEX, "--retries", "1", "--timeout", "20"]
-            pip(VENV, [*few, TORCH], "PyTorch for the processor")
+            pip(venv, [*few, TORCH, *more], "PyTorch for the processor")
             return
         except InstallError:
             print(f"    not from {CPU_INDEX}; from the usual place then", flush=True)
-    pip(VENV, [TORCH], "PyTorch")
+    pip(venv, [TORCH, *more], "PyTorch")
 
 
 def has_torch(python: str) -> bool:
@@ -263,7 +359,7 @@ def wants_cpu_torch() -> bool:
     if platform.system() != "Linux" or shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists():
         return False
     said = subprocess.run(
-        [str(venv_python(VENV)), "-m", "pip", "config", "list"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "pip", "config", "list"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     return re.search(rb"index-url|find-links|no-index", said.stdout) is None
 
@@ -279,14 +375,51 @@ def make_venv(venv: Path, python: List[str], system_packages: bool = False) -> N
     said = done.stdout.decode(errors="replace").strip()
     shutil.rmtree(str(venv), ignore_errors=True)
     if "ensurepip" in said or "No module named venv" in said:
+        if make_with_virtualenv(venv, python) and works(venv):
+            return
         raise InstallError(
-            "Python's venv module is not complete here: type  sudo apt install python{}.{}-venv  and then the same "
-            "command again.".format(*sys.version_info[:2])
+            (
+                "This Python ({}) has no venv module and no pip that could stand in for it: install Python 3.12 from "
+                "https://www.python.org/downloads/ beside it, then type the same command again."
+                if os.name == "nt"
+                else "Python's venv module is not complete here: type  sudo apt install python{}.{}-venv  and then the "
+                "same command again."
+            ).format(*([" ".join(python)] if os.name == "nt" else sys.version_info[:2]))
         )
     raise InstallError(
         "The folder {} could not be made: {}\nAllow writing there or make room on the disk, then type the same "
         "command again.".format(venv, said.splitlines()[-1] if said else "no reason given")
     )
+
+
+def make_with_virtualenv(venv: Path, python: List[str]) -> bool:
+    """Make an environment with a Python that has no venv module, as the packages for Windows that carry a Python of
+    their own and as Debian ship it; false if that fails too.
+
+    pip puts the package virtualenv into a folder of ours, from where it is run; that Python's own stay as they are.
+    """
+    tools = venv.with_name(venv.name + "-tools")
+    print("  This Python has no venv module; virtualenv stands in for it", flush=True)
+    here = [*python, "-B", "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--quiet"]
+    # An embedded Python reads no PYTHONPATH, so the folder is named in the program.
+    program = "import sys; sys.path.insert(0, {!a}); from virtualenv import cli_run; cli_run([{!a}])"
+    try:
+        for command in (
+            [*here, "--target", str(tools), "virtualenv"],
+            [*python, "-B", "-c", program.format(str(tools), str(venv))],
+        ):
+            if subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=bare()).returncode:
+                return False
+        return True
+    except OSError:
+        return False
+    finally:
+        shutil.rmtree(str(tools), ignore_errors=True)
+
+
+def bare() -> Dict[str, str]:
+    """The environment variables without those that tell a Python where to look for packages."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
 
 
 def works(venv: Path) -> bool:
@@ -312,7 +445,7 @@ def pip(venv: Path, arguments: List[str], title: str) -> None:
     print(f"  {title}", flush=True)
     command = [str(venv_python(venv)), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
     command += ["--progress-bar", "off", *arguments]
-    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
+    env = bare()
     # Packages that someone installed for their own user must not count as installed here.
     env["PYTHONNOUSERSITE"] = "1"
     last = []  # type: List[str]
@@ -402,6 +535,11 @@ def read_extras() -> Dict[str, List[str]]:
     with (ROOT / "pyproject.toml").open("rb") as file:
         extras = tomllib.load(file)["project"]["optional-dependencies"]
     return {name: list(requirements) for name, requirements in extras.items()}
+
+
+def stamp_of(requirements: List[str]) -> str:
+    """What the stamp says of a group of requirements that was installed with all that goes with it."""
+    return digest([*requirements, TORCH, *WITHOUT_DEPENDENCIES])
 
 
 def digest(requirements: List[str]) -> str:

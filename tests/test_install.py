@@ -7,6 +7,10 @@ from pathlib import Path
 
 import install
 import pytest
+from tests.jobs import fake_webui
+
+from lora_atelier.jobs import host_torch, setup, torch_choice
+from lora_atelier.jobs.torch_choice import Choice
 
 pytestmark = pytest.mark.torchfree
 
@@ -27,10 +31,14 @@ def checkout(tmp_path, monkeypatch):
     return root
 
 
+FOR_THE_PROCESSOR = Choice("index", "cpu", index=install.CPU_INDEX)
+FOR_A_CARD = Choice("index", "cuda", index="https://download.pytorch.org/whl/cu126")
+
+
 class FakePip:
     """Records what would be installed; ``fails`` names a word at which pip ends badly."""
 
-    def __init__(self, monkeypatch, *, fails="", torch_there=False, own_sources=True):
+    def __init__(self, monkeypatch, *, fails="", torch_there=False, own_sources=True, choice=FOR_THE_PROCESSOR):
         self.calls = []
         self.venvs = []
         self.fails = fails
@@ -38,6 +46,7 @@ class FakePip:
         monkeypatch.setattr(install, "make_venv", self.make_venv)
         monkeypatch.setattr(install, "has_torch", lambda python: torch_there)
         monkeypatch.setattr(install, "wants_cpu_torch", lambda: not own_sources)
+        monkeypatch.setattr(install, "torch_choice", lambda python, webui=None, reuse=True: choice)
 
     def make_venv(self, venv, python, system_packages=False):
         self.venvs.append(system_packages)
@@ -142,6 +151,97 @@ def test_without_a_card_the_small_torch_is_asked_for_and_the_usual_one_taken_if_
 
     assert install.CPU_INDEX in pip.calls[0]
     assert pip.calls[1] == [install.TORCH]
+
+
+def test_a_card_gets_its_build_from_pytorchs_index_alone(checkout, monkeypatch):
+    pip = FakePip(monkeypatch, own_sources=False, choice=FOR_A_CARD)
+
+    install.install(["trainer"])
+
+    assert pip.calls[0] == ["--index-url", FOR_A_CARD.index, install.TORCH]
+
+
+def test_an_index_that_can_not_be_reached_is_no_reason_for_a_build_that_can_not_use_the_card(checkout, monkeypatch):
+    FakePip(monkeypatch, fails="cu126", choice=FOR_A_CARD)
+
+    with pytest.raises(install.InstallError):
+        install.install(["trainer"])
+
+
+@pytest.fixture
+def host(tmp_path):
+    return fake_webui.make_site_packages(tmp_path / "webui" / "site-packages")
+
+
+@pytest.mark.parametrize("importable", [True, False])
+def test_the_webuis_torch_is_linked_and_left_alone_and_one_of_our_own_comes_if_that_fails(
+    checkout, monkeypatch, host, importable
+):
+    pip = FakePip(monkeypatch)
+    chosen = {True: Choice("reuse", "cuda", "torch==2.9.0+cu128"), False: FOR_A_CARD}
+    monkeypatch.setattr(install, "torch_choice", lambda python, webui=None, reuse=True: chosen[reuse])
+    monkeypatch.setattr(install, "make_venv", lambda venv, python, system_packages=False: fake_webui.make_venv(venv))
+    torch = setup.machine.Torch("2.9.0+cu128", "cu128", host, True)
+    monkeypatch.setattr(setup.machine, "about_torch", lambda command: torch if importable else None)
+    before = fake_webui.fingerprint(host)
+
+    install.install(["trainer"], fake_webui.webui(host))
+
+    assert pip.calls[0] == ["torch==2.9.0+cu128"]  # what it needs beside itself
+    assert (["--index-url", FOR_A_CARD.index, install.TORCH] in pip.calls) is not importable
+    assert (host_torch.linked(setup.site_packages(install.VENV)) is not None) is importable
+    assert fake_webui.fingerprint(host) == before
+
+
+def test_our_pin_is_the_one_that_the_choice_knows():
+    assert f"torch=={torch_choice.VERSION}" == install.TORCH
+    assert install.OLDEST_TORCH == torch_choice.OLDEST and install.OLDEST == torch_choice.OLDEST_PYTHON
+
+
+def test_a_driver_that_no_build_runs_on_is_said_in_one_sentence(monkeypatch):
+    card = torch_choice.Card("cuda", (390, 25), (6, 1))
+    monkeypatch.setattr(setup.machine, "card", lambda: card)
+    monkeypatch.setattr(setup.machine, "find_webui", lambda root, named=None: None)
+
+    with pytest.raises(install.InstallError, match=r"390\.25"):
+        install.torch_choice(sys.executable)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell script stands for a Python")
+@pytest.mark.parametrize("command", ["trainer", "doctor", "sd-scripts"])
+def test_a_webuis_old_python_hands_over_to_a_newer_one_and_says_who_it_is(monkeypatch, command):
+    started = []
+    monkeypatch.setattr(install.sys, "version_info", (3, 10, 6))
+    monkeypatch.setattr(install, "find_python", lambda version: ["py", "-3.13"] if version == "3.13" else None)
+    monkeypatch.setattr(install, "run", lambda argv, cwd: started.append(argv) or 0)
+
+    assert install.main([command]) == 0
+
+    assert started == [["py", "-3.13", str(INSTALL.resolve()), command, "--webui", sys.executable]]
+
+
+def test_a_webuis_old_python_alone_on_the_machine_is_told_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(install.sys, "version_info", (3, 10, 6))
+    monkeypatch.setattr(install, "find_python", lambda version: None)
+
+    assert install.main(["trainer"]) == 1
+    assert "install Python 3.12 from https://www.python.org/downloads/" in capsys.readouterr().err
+
+
+def test_a_python_without_venv_but_with_pip_is_served_by_virtualenv_in_a_folder_of_ours(tmp_path, monkeypatch):
+    calls = []
+
+    def run(command, **options):
+        calls.append(command)
+        return subprocess.CompletedProcess(command, 0, stdout=b"No module named venv")
+
+    monkeypatch.setattr(install.subprocess, "run", run)
+
+    assert install.make_with_virtualenv(tmp_path / ".venv", ["python.exe"])
+
+    assert calls[0][:2] == ["python.exe", "-B"]  # that Python's packages get no compiled copies either
+    assert calls[0][-3:] == ["--target", str(tmp_path / ".venv-tools"), "virtualenv"]
+    assert "cli_run" in calls[1][-1] and not (tmp_path / ".venv-tools").exists()
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_the_environment_beside_the_extension_is_used_once_it_is_complete(tmp_pa
     python.parent.mkdir(parents=True)
     python.touch()
 
-    with pytest.raises(JobError, match=r"python install\.py demo"):
+    with pytest.raises(JobError, match=r"python install\.py trainer"):
         environment.trainer_python(tmp_path)
 
     (tmp_path / ".venv" / environment.STAMP).touch()

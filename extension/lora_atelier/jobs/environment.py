@@ -62,7 +62,7 @@ def trainer_python(root: Path = ROOT) -> Path:
     raise JobError(
         "The training can't start: its environment is missing.",
         why="LoRA Atelier trains with packages of its own, so that the webui's are never touched.",
-        todo="Run “python install.py demo” once in {folder}, then try again.",
+        todo="Type  python install.py trainer  once in {folder}, then try again.",
         folder=str(root),
     )
 
