@@ -80,6 +80,12 @@ def from_folder(folder: Path, length: int = 77) -> ClipTokenizer | None:
 
 def clip(*, pad_with_end: bool) -> ClipTokenizer:
     """Return CLIP's own tokenizer (49 408 tokens). Raises ModelError if the package with its word list is missing."""
+    numbers, pairs = clip_words()
+    return _build(numbers, pairs, pad=numbers[_END] if pad_with_end else 0)
+
+
+def clip_words() -> tuple[dict[str, int], list[tuple[str, ...]]]:
+    """Return CLIP's word list, each word's number, and its merges in order. Raises ModelError as ``clip`` does."""
     spec = importlib.util.find_spec("open_clip")
     folders = list(spec.submodule_search_locations or ()) if spec else []
     path = next((Path(f) / "bpe_simple_vocab_16e6.txt.gz" for f in folders), None)
@@ -97,7 +103,7 @@ def clip(*, pad_with_end: bool) -> ClipTokenizer:
     words = [*alphabet, *(form + "</w>" for form in alphabet), *("".join(pair) for pair in pairs), _START, _END]
     numbers = {word: number for number, word in enumerate(words)}
     assert len(numbers) == _CLIP_TOKENS
-    return _build(numbers, pairs, pad=numbers[_END] if pad_with_end else 0)
+    return numbers, pairs
 
 
 def _build(words: Mapping[str, int], pairs: Sequence[tuple[str, ...]], *, pad: int, length: int = 77) -> ClipTokenizer:
