@@ -122,6 +122,8 @@ class Session:
         return self.this.stop_requested()
 
     def _measure(self) -> None:
+        if not self.this.config.validation.split:
+            return
         seed = self.this.config.validation.seed
         self.this.tell(validated(self.trainee, self.heldout, seed=seed, step=self.loop.step))
 
