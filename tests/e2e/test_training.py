@@ -78,15 +78,12 @@ def test_pictures_become_a_lora_that_can_be_tried_at_once(browser, own_server):
         page.wait_for_selector("#atelier_gallery img")
         assert "<lora:モモ:0.8>" in page.input_value("#atelier_prompt textarea")
         assert page.locator(".atelier-lora").count() == 1
-        score_of_eight(page, own_server)
+        # What `install.py demo --headless` measures is higher; eight pictures are few.
+        assert score_of_eight(page, own_server) >= 0.6
 
 
 def score_of_eight(page, server):
-    """Draw eight pictures with the trained LoRA; what the judge says of them goes into the test's output.
-
-    No bound is held yet: the base model that is in the repository does not draw shapes well enough for the figure
-    (its model card says how well), so the score says more about it than about the page.
-    """
+    """The judge's share of eight pictures, drawn in the page with the trained LoRA, that show the figure."""
     page.fill("#atelier_prompt textarea", "momo figure on a blue background <lora:モモ:0.8>")
     page.fill("#atelier_batch_size input[type=number]", "8")
     before = len(list((server.data_dir / "outputs").rglob("*.png")))
@@ -96,7 +93,7 @@ def score_of_eight(page, server):
         assert time.monotonic() < deadline
         page.wait_for_timeout(300)
     pictures = [Image.open(path) for path in sorted(made, key=lambda path: path.name)[-8:]]
-    print(f"concept score of eight pictures: {judge.concept_score(pictures):.2f}")
+    return judge.concept_score(pictures)
 
 
 def test_a_killed_trainer_is_noticed_and_its_run_resumed_to_the_end(browser, own_server):
