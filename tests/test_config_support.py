@@ -27,15 +27,7 @@ PART_OF_ANOTHER = {
     "model.base_weights_multiplier": "model.base_weights",
     "network.block_lr_zero_threshold": "network.down_lr_weight",
     "network.factor": "network.algorithm",
-    "schedule.lr_scheduler_num_cycles": "schedule.scheduler=cosine_with_restarts",
-    "schedule.lr_scheduler_power": "schedule.scheduler=polynomial",
-    "schedule.lr_scheduler_timescale": "schedule.scheduler=inverse_sqrt",
     "memory.dynamo_backend": "memory.torch_compile",
-    "loss.huber_c": "loss.loss_type",
-    "loss.huber_schedule": "loss.loss_type",
-    "loss.huber_scale": "loss.loss_type",
-    "loss.multires_noise_discount": "loss.multires_noise_iterations",
-    "loss.ip_noise_gamma_random_strength": "loss.ip_noise_gamma",
     "subset.token_warmup_min": "subset.token_warmup_step",
 }
 # What the model's own header says is used instead.

@@ -211,7 +211,9 @@ def test_a_lora_folder_that_is_full_at_the_end_loses_nothing(tmp_path, tiny_mode
 
 def test_a_loss_that_is_no_number_ends_the_run_with_a_sentence(tmp_path, tiny_model_folder, pictures, monkeypatch):
     made = make(tmp_path / "run", tiny_model_folder, pictures)
-    monkeypatch.setattr("lora_atelier.trainer.losses.per_picture", lambda a, b: (a - b).mean((1, 2, 3)) * torch.nan)
+    monkeypatch.setattr(
+        "lora_atelier.trainer.losses.per_picture", lambda a, b, **_: (a - b).mean((1, 2, 3)) * torch.nan
+    )
     monkeypatch.setattr("lora_atelier.trainer.loop.REPORT_EVERY_S", 0.0)
 
     assert run(made) == FAILED
@@ -222,7 +224,9 @@ def test_a_loss_that_is_no_number_ends_the_run_with_a_sentence(tmp_path, tiny_mo
 def test_weights_that_are_no_numbers_never_become_a_state(tmp_path, tiny_model_folder, pictures, monkeypatch):
     """A checkpoint can be due between two reports, which come by the clock."""
     made = make(tmp_path / "run", tiny_model_folder, pictures)
-    monkeypatch.setattr("lora_atelier.trainer.losses.per_picture", lambda a, b: (a - b).mean((1, 2, 3)) * torch.nan)
+    monkeypatch.setattr(
+        "lora_atelier.trainer.losses.per_picture", lambda a, b, **_: (a - b).mean((1, 2, 3)) * torch.nan
+    )
     monkeypatch.setattr("lora_atelier.trainer.loop.REPORT_EVERY_S", 1e9)
 
     assert run(made) == FAILED

@@ -85,6 +85,12 @@ class LossConfig:
     zero_terminal_snr: bool = setting(
         False, "Zero terminal SNR", "The last timestep is pure noise; only for models trained so.", kohya=SAME
     )
+    timesteps: str = setting(
+        "stratified",
+        "Timesteps",
+        "stratified spreads those of a batch evenly, low_discrepancy those of all batches; uniform draws each alone.",
+        choices=("stratified", "low_discrepancy", "uniform"),
+    )
     min_timestep: int = setting(
         0, "First timestep", "Only timesteps from this one are trained.", kohya=SAME, least=0, most=999
     )

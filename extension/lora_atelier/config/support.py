@@ -59,32 +59,15 @@ NOT_YET: tuple[str, ...] = (
     "optimizer.optimizer_args",
     "optimizer.ema_decay",
     "schedule.max_train_epochs",
-    "schedule.scheduler=cosine_with_restarts",
-    "schedule.scheduler=polynomial",
-    "schedule.scheduler=inverse_sqrt",
-    "schedule.scheduler=warmup_stable_decay",
-    "schedule.scheduler=piecewise_constant",
     "schedule.scheduler=adafactor",
-    "schedule.lr_decay_steps",
     "schedule.lr_scheduler_type",
     "schedule.lr_scheduler_args",
     "memory.full_fp16",
     "memory.full_bf16",
     "memory.fp8_base",
     "memory.fp8_base_unet",
-    "loss.loss_type",
-    "loss.debiased_estimation_loss",
-    "loss.scale_v_pred_loss_like_noise_pred",
-    "loss.v_pred_like_loss",
     "loss.masked_loss",
     "loss.weighted_captions",
-    "loss.noise_offset_random_strength",
-    "loss.adaptive_noise_scale",
-    "loss.multires_noise_iterations",
-    "loss.ip_noise_gamma",
-    "loss.zero_terminal_snr",
-    "loss.min_timestep",
-    "loss.max_timestep",
     "sampling.sample_every_n_epochs",
     "validation.validate_every_n_epochs",
     "validation.max_validation_steps",
@@ -138,6 +121,8 @@ ALWAYS: tuple[str, ...] = (
 def unsupported(config: TrainConfig) -> Iterator[Problem]:
     """Yield every setting that our own trainer would have to ignore; sd-scripts may know it."""
     for where, key, value, by_value in _set(config, NOT_YET):
+        if where == "schedule.lr_scheduler_args" and config.schedule.scheduler == "piecewise_constant":
+            continue  # its rules stand there
         if by_value:
             yield problem(
                 where,

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import TrainConfig
+from ..config import LossConfig, TrainConfig
 from ..errors import DataError
 from ..events import Stepped, Validated
 from ..models.load import Model
 from ..models.text import TextConditioning
-from . import losses, noise
+from . import losses, noise, schedules
 from .batches import BatchPlan, Place
 from .conditions import draw_latents
 from .network import LoraNetwork
@@ -26,15 +26,40 @@ from .network import LoraNetwork
 REPORT_EVERY_S = 0.5
 
 
+# What is measured on held-out pictures: the squared error, whatever is trained with.
+PLAIN_LOSS = LossConfig()
+
+
 @dataclass(frozen=True)
 class Example:
-    """One picture as a step needs it: posteriors (2, 4, h, w) plain and mirrored, its caption, its weight."""
+    """One picture as a step needs it: posteriors (2, 4, h, w) plain and mirrored, its caption, its weight.
+
+    ``loss_mask`` (1, h, w) weighs the latents' pixels of the plain picture; mirrored with it.
+    """
 
     posteriors: tuple[Tensor, ...]
     caption: str
     size: tuple[int, int]
     weight: float = 1.0
     key: str = ""
+    loss_mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one pass through the U-Net needs of b pictures of one size, on the CPU.
+
+    Latents and noises (b, 4, h, w), timesteps (b,); ``seen_noises`` is what the U-Net sees where that is not what it is
+    to tell; ``masks`` (b, 1, h, w).
+    """
+
+    latents: Tensor
+    noises: Tensor
+    timesteps: Tensor
+    captions: Sequence[str]
+    size: tuple[int, int]
+    seen_noises: Tensor | None = None
+    masks: Tensor | None = None
 
 
 @dataclass
@@ -52,18 +77,25 @@ class Trainee:
     def device(self) -> torch.device:
         return self.accelerator.device
 
-    def loss_per_picture(
-        self, latents: Tensor, noises: Tensor, timesteps: Tensor, captions: Sequence[str], size: tuple[int, int]
-    ) -> Tensor:
-        """Loss of each picture, unweighted: (b,), on the device."""
-        alphas = self.alphas_cumprod[timesteps].to(self.device)
-        latents, noises = latents.to(self.device), noises.to(self.device)
+    def loss_per_picture(self, batch: Batch, loss: LossConfig = PLAIN_LOSS) -> Tensor:
+        """Loss of each picture, unweighted: (b,), on the device; ``loss`` says how errors are measured."""
+        shares = self.alphas_cumprod[batch.timesteps]
+        alphas = shares.to(self.device)
+        latents, noises = batch.latents.to(self.device), batch.noises.to(self.device)
+        seen = noises if batch.seen_noises is None else batch.seen_noises.to(self.device)
         kind = self.model.info.prediction_type
         with self.accelerator.autocast():
-            text = self.condition(captions)
-            noisy = losses.add_noise(latents, noises, alphas).to(self.model.unet.dtype)
-            predicted = self.model.prediction(noisy, timesteps.to(self.device), text, size=size)
-        return losses.per_picture(predicted, losses.target(kind, latents, noises, alphas))
+            text = self.condition(batch.captions)
+            noisy = losses.add_noise(latents, seen, alphas).to(self.model.unet.dtype)
+            predicted = self.model.prediction(noisy, batch.timesteps.to(self.device), text, size=batch.size)
+        curved = loss.loss_type in ("huber", "smooth_l1")
+        return losses.per_picture(
+            predicted,
+            losses.target(kind, latents, noises, alphas),
+            kind=loss.loss_type,
+            threshold=losses.huber_thresholds(batch.timesteps, shares, loss) if curved else None,
+            mask=None if batch.masks is None else batch.masks.to(self.device),
+        )
 
 
 @dataclass
@@ -89,7 +121,7 @@ class Loop:
         steps = self.config.schedule.steps
         while self.step < steps:
             began = time.monotonic()
-            rate = learning_rate_factor(self.step, self.config)
+            rate = self._rate()
             for group in self.trainee.optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * rate
             self._losses.append(self._optimize())
@@ -98,6 +130,9 @@ class Loop:
             self._report(rate)
             if until(self.step):
                 return
+
+    def _rate(self) -> float:
+        return schedules.factor(self.step, self.config.schedule, learning_rate=self.config.optimizer.learning_rate)
 
     def _optimize(self) -> Tensor:
         """One optimizer step over its batches; returns the mean loss, still on the device."""
@@ -116,33 +151,40 @@ class Loop:
         return total
 
     def _batch_loss(self, number: int) -> Tensor:
-        places, seed = self.plan.batch(number), self.config.schedule.seed
-        examples = [self.examples[place.index] for place in places]
-        latents = torch.stack([self._latents(place, number, at) for at, place in enumerate(places)])
-        noises = torch.stack([self._noise(latents[0].shape, number, at) for at in range(len(places))])
-        timesteps = noise.stratified_timesteps(len(places), seed, "timesteps", number)
-        captions = [
-            "" if place.without_caption else example.caption for place, example in zip(places, examples, strict=True)
-        ]
-        per_picture = self.trainee.loss_per_picture(latents, noises, timesteps, captions, examples[0].size)
-        weights = torch.tensor([example.weight for example in examples])
-        weights = weights * losses.min_snr_weights(
+        places = self.plan.batch(number)
+        batch = self._batch(places, number)
+        per_picture = self.trainee.loss_per_picture(batch, self.config.loss)
+        weights = torch.tensor([self.examples[place.index].weight for place in places])
+        weights = weights * losses.weights(
             self.trainee.model.info.prediction_type,
-            self.trainee.alphas_cumprod[timesteps],
-            self.config.loss.min_snr_gamma,
+            self.trainee.alphas_cumprod[batch.timesteps],
+            self.config.loss,
         )
         return (per_picture * weights.to(per_picture.device)).mean()
+
+    def _batch(self, places: Sequence[Place], number: int) -> Batch:
+        """The pictures at ``places`` with all that is drawn for batch ``number``."""
+        loss, seed = self.config.loss, self.config.schedule.seed
+        examples = [self.examples[place.index] for place in places]
+        latents = torch.stack([self._latents(place, number, at) for at, place in enumerate(places)])
+        noises = [noise.training_noise(each, loss, seed, number, at) for at, each in enumerate(latents)]
+        seen = [noise.seen_noise(each, loss, seed, number, at) for at, each in enumerate(noises)]
+        return Batch(
+            latents=latents,
+            noises=torch.stack(noises),
+            timesteps=noise.timesteps(len(places), loss, seed, number),
+            captions=[
+                "" if place.without_caption else example.caption
+                for place, example in zip(places, examples, strict=True)
+            ],
+            size=examples[0].size,
+            seen_noises=torch.stack(seen) if loss.ip_noise_gamma else None,
+            masks=_masks(examples, places),
+        )
 
     def _latents(self, place: Place, number: int, at: int) -> Tensor:
         posterior = self.examples[place.index].posteriors[int(place.mirrored)]
         return draw_latents(posterior, self.config.schedule.seed, "latents", number, at)
-
-    def _noise(self, shape: torch.Size, number: int, at: int) -> Tensor:
-        seed, strength = self.config.schedule.seed, self.config.loss.noise_offset
-        drawn = noise.gaussian(shape, seed, "noise", number, at)
-        if not strength:
-            return drawn
-        return losses.offset_noise(drawn, noise.gaussian((shape[0], 1, 1), seed, "offset", number, at), strength)
 
     def check(self) -> float:
         """The mean loss since the last report. Raises DataError if it is no number: then these weights are lost."""
@@ -179,19 +221,17 @@ class Loop:
         )
 
 
-def learning_rate_factor(step: int, config: TrainConfig) -> float:
-    """The learning rate at ``step``, counted from 0, as a share of its peak: warm-up, then the schedule to the end."""
-    schedule = config.schedule
-    warmup = schedule.warmup * schedule.steps if schedule.warmup < 1 else schedule.warmup
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    done = (step - warmup) / max(1.0, schedule.steps - warmup)
-    floor = schedule.floor
-    if schedule.scheduler in ("cosine", "cosine_with_min_lr"):
-        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
-    if schedule.scheduler == "linear":
-        return floor + (1 - floor) * (1 - done)
-    return 1.0
+def _masks(examples: Sequence[Example], places: Sequence[Place]) -> Tensor | None:
+    """The pictures' masks (b, 1, h, w), mirrored where the picture is; ones for those without, None if none has one."""
+    if all(example.loss_mask is None for example in examples):
+        return None
+    masks = []
+    for example, place in zip(examples, places, strict=True):
+        mask = example.loss_mask
+        if mask is None:
+            mask = torch.ones(1, *example.posteriors[0].shape[-2:])
+        masks.append(mask.flip(-1) if place.mirrored else mask)
+    return torch.stack(masks)
 
 
 @torch.no_grad()
@@ -203,9 +243,15 @@ def heldout_loss(trainee: Trainee, examples: Sequence[Example], *, seed: int, ti
     for example in examples:
         mean = example.posteriors[0][0]
         noises = torch.stack([noise.gaussian(mean.shape, seed, "heldout", example.key, at) for at in range(timesteps)])
-        latents = mean.expand(timesteps, *mean.shape)
-        loss = trainee.loss_per_picture(latents, noises, ladder, [example.caption] * timesteps, example.size)
-        total += float(loss.mean())
+        batch = Batch(
+            latents=mean.expand(timesteps, *mean.shape),
+            noises=noises,
+            timesteps=ladder,
+            captions=[example.caption] * timesteps,
+            size=example.size,
+            masks=_masks([example] * timesteps, [Place(0)] * timesteps),
+        )
+        total += float(trainee.loss_per_picture(batch).mean())
     trainee.network.train()
     return total / len(examples)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters import file as adapter_file
+from ..config import TrainConfig
 from ..errors import ExtensionError, message
 from ..events import Finished, Sampled, Saved, Started, Stopped
 from ..models import detect
@@ -19,7 +20,7 @@ from ..models.layers import target_layers, te_prefixes
 from ..models.load import Model
 from ..models.sample import DEFAULT_SAMPLER, scheduler
 from ..models.text import TextConditioning
-from . import checkpoint, samples
+from . import checkpoint, losses, samples
 from .checkpoint import Progressed
 from .conditions import captions_for, encode_captions
 from .loop import Example, Loop, Trainee, validated
@@ -255,7 +256,7 @@ def _trainee(
     network.attach()
     network.train()
     optimizer = accelerator.prepare(_optimizer(this, network))
-    return Trainee(model, network, optimizer, accelerator, _alphas(model), condition)
+    return Trainee(model, network, optimizer, accelerator, _alphas(model, config), condition)
 
 
 def _optimizer(this: Run, network: LoraNetwork) -> torch.optim.Optimizer:
@@ -273,10 +274,11 @@ def _optimizer(this: Run, network: LoraNetwork) -> torch.optim.Optimizer:
     )
 
 
-def _alphas(model: Model) -> Tensor:
+def _alphas(model: Model, config: TrainConfig) -> Tensor:
     """Share of signal at each of the 1000 timesteps, (1000,), on the CPU."""
-    alphas: Tensor = scheduler(model, DEFAULT_SAMPLER).alphas_cumprod
-    return alphas.float().cpu()
+    found: Tensor = scheduler(model, DEFAULT_SAMPLER).alphas_cumprod
+    alphas = found.float().cpu()
+    return losses.zero_terminal(alphas) if config.loss.zero_terminal_snr else alphas
 
 
 def last_step(run_dir: Path) -> int:
