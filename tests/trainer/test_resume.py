@@ -12,6 +12,7 @@ from lora_atelier import config_files, events
 from lora_atelier.config import (
     DataConfig,
     DatasetConfig,
+    LossConfig,
     ModelConfig,
     NetworkConfig,
     OutputConfig,
@@ -107,6 +108,45 @@ def test_a_run_that_was_stopped_ends_with_the_tensors_of_one_that_was_not(
     assert same(adapter(straight), adapter(stopped))
     assert told(straight, events.Finished)[0].model_hash == told(stopped, events.Finished)[0].model_hash
     assert any(value.abs().max() > 0 for key, value in adapter(straight).items() if "lora_up" in key)
+
+
+# Settings with a state, or with draws of their own.
+OPTIONS = {
+    "dropouts and noises": {
+        "network": NetworkConfig(rank=4, conv_rank=2, dropout=0.1, rank_dropout=0.3, module_dropout=0.4),
+        "loss": LossConfig(loss_type="huber", multires_noise_iterations=3, ip_noise_gamma=0.1, noise_offset=0.1),
+        "schedule": ScheduleConfig(steps=6, seed=5, accumulation=2, gradient_checkpointing=True),
+    },
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_run_with_more_options_resumes_as_exactly(tmp_path, tiny_model_folder, pictures, monkeypatch, name):
+    straight, stopped = (make(tmp_path / at, tiny_model_folder, pictures, **OPTIONS[name]) for at in ("a", "b"))
+    assert run(straight) == FINISHED
+
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        assert run(stopped) == STOPPED
+    (stopped / "stop").unlink()
+    torch.manual_seed(12345)
+    assert run(stopped) == FINISHED
+
+    assert same(adapter(straight), adapter(stopped))
+    assert any(value.abs().max() > 0 for key, value in adapter(straight).items() if "lora_up" in key)
+
+
+def test_gradient_checkpointing_changes_no_gradient(tmp_path, tiny_model_folder, pictures):
+    """What is computed again while going back has the dropouts of the first time."""
+    network = NetworkConfig(rank=4, alpha=2.0, conv_rank=2, dropout=0.2, rank_dropout=0.2, module_dropout=0.3)
+    found = []
+    for name, checkpointing in (("with", True), ("without", False)):
+        schedule = ScheduleConfig(steps=2, seed=5, gradient_checkpointing=checkpointing)
+        made = make(tmp_path / name, tiny_model_folder, pictures, network=network, schedule=schedule)
+        assert run(made) == FINISHED
+        found.append(adapter(made))
+
+    assert same(*found)
 
 
 def test_two_runs_with_one_seed_agree_and_with_another_seed_differ(tmp_path, tiny_model_folder, pictures):

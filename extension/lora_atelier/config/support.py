@@ -36,8 +36,6 @@ NOT_YET: tuple[str, ...] = (
     "output.metadata_is_negative_embedding",
     "network.algorithm",
     "network.network_train_text_encoder_only",
-    "network.rank_dropout",
-    "network.module_dropout",
     "network.scale_weight_norms",
     "network.network_weights",
     "network.dim_from_weights",

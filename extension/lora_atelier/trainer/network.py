@@ -17,13 +17,27 @@ class LoraBranch(nn.Module):
 
     Shapes: linear down (r, i), up (o, r); convolution down (r, i, k, k), up (o, r, 1, 1). Source: Hu et al. 2021,
     LoRA, eq. 3; ``down`` starts as PyTorch starts a linear layer, ``up`` as nothing, as in kohya's files.
+    While training, a share of the inner values (``dropout``) and of each picture's inner places (``rank_dropout``) is
+    set to zero and the rest enlarged by as much; ``left_out`` lets the layer answer alone.
     """
 
-    def __init__(self, layer: nn.Module, rank: int, alpha: float, dropout: float, *, seed: int, name: str) -> None:
+    def __init__(
+        self,
+        layer: nn.Module,
+        rank: int,
+        alpha: float,
+        *,
+        dropout: float = 0.0,
+        rank_dropout: float = 0.0,
+        seed: int,
+        name: str,
+    ) -> None:
         super().__init__()
         weight = layer.weight
         assert isinstance(weight, Tensor)
-        self.alpha, self.scale, self.dropout = alpha, alpha / rank, dropout
+        self.alpha, self.scale = alpha, alpha / rank
+        self.dropout, self.rank_dropout = dropout, rank_dropout
+        self.left_out = False
         out_features, *in_shape = weight.shape
         bound = 1 / math.sqrt(math.prod(in_shape))
         start = torch.empty(rank, *in_shape).uniform_(-bound, bound, generator=noise.generator(seed, "down", name))
@@ -38,17 +52,30 @@ class LoraBranch(nn.Module):
             out = nn.functional.conv2d(
                 x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups
             )
+            if self.left_out and self.training:
+                return out
             inner = nn.functional.conv2d(x, self.down, None, layer.stride, layer.padding, layer.dilation)
-            return out + nn.functional.conv2d(self._dropped(inner) * self.scale, self.up)
+            return out + nn.functional.conv2d(self._dropped(inner, 1) * self.scale, self.up)
         assert isinstance(layer, nn.Linear)
         out = nn.functional.linear(x, layer.weight, layer.bias)
-        inner = self._dropped(nn.functional.linear(x, self.down))
+        if self.left_out and self.training:
+            return out
+        inner = self._dropped(nn.functional.linear(x, self.down), -1)
         # One kernel for product, scale and sum.
         rows = torch.addmm(out.flatten(0, -2), inner.flatten(0, -2), self.up.to(inner.dtype).T, alpha=self.scale)
         return rows.view_as(out)
 
-    def _dropped(self, inner: Tensor) -> Tensor:
-        return nn.functional.dropout(inner, self.dropout, self.training) if self.dropout else inner
+    def _dropped(self, inner: Tensor, rank_axis: int) -> Tensor:
+        if not self.training:
+            return inner
+        if self.dropout:
+            inner = nn.functional.dropout(inner, self.dropout)
+        if self.rank_dropout:
+            around = [inner.shape[0]] + [1] * (inner.dim() - 1)
+            around[rank_axis] = inner.shape[rank_axis]
+            kept = torch.rand(around, device=inner.device) >= self.rank_dropout
+            inner = inner * kept / (1 - self.rank_dropout)
+        return inner
 
 
 class LoraNetwork(nn.Module):
@@ -57,10 +84,19 @@ class LoraNetwork(nn.Module):
     def __init__(self, layers: Mapping[str, nn.Module], config: NetworkConfig, *, seed: int) -> None:
         super().__init__()
         self.branches = nn.ModuleDict()
+        self._module_dropout, self._seed = config.module_dropout, seed
         for name, layer in layers.items():
             is_spatial = isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)
             rank, alpha = (config.conv_rank, config.conv_alpha) if is_spatial else (config.rank, config.alpha)
-            self.branches[name] = LoraBranch(layer, rank, alpha, config.dropout, seed=seed, name=name)
+            self.branches[name] = LoraBranch(
+                layer,
+                rank,
+                alpha,
+                dropout=config.dropout,
+                rank_dropout=config.rank_dropout,
+                seed=seed,
+                name=name,
+            )
         self._layers = dict(layers)
 
     def attach(self) -> None:
@@ -72,6 +108,17 @@ class LoraNetwork(nn.Module):
         """Let every layer answer alone again."""
         for layer in self._layers.values():
             layer.__dict__.pop("forward", None)
+
+    def begin(self, number: int) -> None:
+        """Draw which layers answer alone in batch ``number``: each with the chance ``module_dropout``, never all."""
+        if not self._module_dropout:
+            return
+        draws = {name: noise.rng(self._seed, "module dropout", number, name).random() for name in self.branches}
+        # Without any branch there would be no gradient, and no step.
+        last = max(draws, key=draws.__getitem__)
+        for name, branch in self.branches.items():
+            assert isinstance(branch, LoraBranch)
+            branch.left_out = draws[name] < self._module_dropout and name != last
 
     def parameters_of(self, *prefixes: str) -> list[nn.Parameter]:
         """The parameters of the branches whose layer name starts with one of ``prefixes``."""
