@@ -417,15 +417,15 @@ def budget_rows(
         beside(f"{who}: {CHANGE} beside the machine's limit", limit["change"], "s", limit["limit"], limit_budget)
     )
     rows += [Row(f"{who}: of the limit, {name}", limit[name], "s") for name in ("products", "moving")]
-    kept = own["touched"]["MB"] if mode == "copy" else 0.0
-    held = "the touched layers and the LoRA" if mode == "copy" else "the LoRA"
-    steady = own["memory"]["steady"]
-    rows.append(Row(f"{who}: bytes of the {own['touched']['layers']} touched layers", own["touched"]["MB"], "MB"))
+    steady, touched = own["memory"]["steady"], own["touched"]["MB"]
+    rows.append(Row(f"{who}: bytes of the {own['touched']['layers']} touched layers", touched, "MB"))
     rows.append(Row(f"{who}: bytes of the LoRA", lora_mb, "MB"))
     memory_budget = MEMORY_BUDGET_MB if judged else None
-    rows.append(at_most(f"{who}: private memory beyond {held}", steady - kept - lora_mb, "MB", memory_budget))
-    if mode == "reread":
-        rows.append(at_most(f"{who}: private memory, the LoRA counted", steady, "MB", memory_budget))
+    if mode == "copy":
+        beyond = steady - touched - lora_mb
+        rows.append(at_most(f"{who}: private memory beyond both", beyond, "MB", memory_budget))
+    else:
+        rows.append(at_most(f"{who}: private memory while a LoRA is on, all of it", steady, "MB", memory_budget))
     returned = own["returned"]
     rows.append(Row(f"{who}: weights returned bit for bit", float(returned), "1 = yes", None, None, 1.0, returned))
     return rows

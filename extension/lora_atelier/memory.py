@@ -1,7 +1,8 @@
-"""How much memory is free, asked of the system without any package."""
+"""How much memory is free, asked of the system without any package; and giving back what is not used any more."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -32,6 +33,17 @@ def available_bytes(device: torch.device | None = None) -> int | None:
     except (OSError, ValueError):
         # macOS has neither.
         return None
+
+
+def give_back() -> None:
+    """Let the C library hand memory that was freed to the system; it may otherwise keep it for later.
+
+    Only glibc keeps much: it frees in the middle of its heap what others ask of the system one by one.
+    """
+    if sys.platform == "linux":
+        # Other C libraries of Linux do not have it.
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
 
 
 class _MemoryStatus(ctypes.Structure):

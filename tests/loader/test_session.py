@@ -3,80 +3,13 @@ import os
 import pytest
 import torch
 
-from lora_atelier.adapters import file
 from lora_atelier.errors import AdapterError
 from lora_atelier.loader.catalogue import Catalogue
 from lora_atelier.loader.session import LoaderSession
-from lora_atelier.locales import sentence
 from lora_atelier.models import layers
-from lora_atelier.models.stored import StoredModel
 from lora_atelier.prompt import parse
 
-
-class FakeHost:
-    def __init__(self, model, *, with_te=True):
-        self.model = model
-        self._layers = layers.layers(model)
-        if not with_te:
-            self._layers = {name: m for name, m in self._layers.items() if not name.startswith("lora_te")}
-
-    def layers(self):
-        return self._layers
-
-    def aliases(self):
-        return layers.aliases(self.model)
-
-    def family(self):
-        return self.model.info.family
-
-    def stored_weights(self):
-        return StoredModel(self.model)
-
-    def use_embeddings(self, embeddings):
-        self.embeddings = embeddings
-        return []
-
-    def weights(self):
-        return {name: layer.view("weight").clone() for name, layer in self._layers.items()}
-
-
-@pytest.fixture
-def host(tiny_model):
-    return FakeHost(tiny_model)
-
-
-@pytest.fixture
-def add(tmp_path, tiny_model, random_lora):
-    """A function that writes a LoRA over U-Net and text encoder, or the tensors that it is given."""
-    (tmp_path / "loras").mkdir()
-
-    def write(name, tensors=None, metadata=None, **options):
-        if tensors is None:
-            targets = layers.target_layers(tiny_model.unet, conv=True)
-            tensors = random_lora(targets | layers.target_layers(tiny_model.text_encoders[0]), **options)
-        path = tmp_path / "loras" / f"{name}.safetensors"
-        file.write(path, tensors, metadata or {})
-        return path
-
-    write.folder = tmp_path / "loras"
-    return write
-
-
-@pytest.fixture
-def session(host, add):
-    return LoaderSession(host, Catalogue([add.folder]))
-
-
-def use(session, prompt):
-    return [sentence(note) for note in session.use(parse(prompt).calls)]
-
-
-def changed(host, before):
-    return {name for name, weight in host.weights().items() if not torch.equal(weight, before[name])}
-
-
-def same(host, before):
-    return all(torch.equal(weight, before[name]) for name, weight in host.weights().items())
+from .fakes import FakeHost, changed, same, use
 
 
 def test_a_prompts_lora_is_on_the_model_until_the_next_prompt(host, session, add):

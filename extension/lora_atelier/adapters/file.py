@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import struct
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -103,6 +104,14 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 def model_hash(tensors: Mapping[str, Tensor]) -> str:
     """Return kohya's ``sshs_model_hash``: the SHA-256 of the tensors' bytes in the order of the file."""
     return _sha256(_bytes(tensors[key]) for key in _order(tensors))
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> int:
+    """Return a CRC-32 of all keys and numbers: a quick way to see whether a file still says what it said."""
+    found = 0
+    for key, tensor in tensors.items():
+        found = zlib.crc32(_bytes(tensor), zlib.crc32(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode(), found))
+    return found
 
 
 def _hashes(tensors: Mapping[str, Tensor], blocks: Mapping[str, memoryview], said: Mapping[str, str]) -> dict[str, str]:

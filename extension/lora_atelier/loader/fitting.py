@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -51,15 +52,23 @@ class FitsAdapters(Protocol):
 class Fitted:
     """An adapter file that was read and fitted to a model.
 
+    ``checksum`` is of all that its adapters are made of; the same file fitted to the same model again has it, too.
     ``adapters`` by layer and parameter; ``embeddings`` are its textual inversions: vectors (n, width) by name and by
     their key's rest ("string_to_param.*", "clip_l", "clip_g"); ``notes`` say what was left out.
     """
 
     name: str
     content_hash: str
+    checksum: int
     adapters: Mapping[tuple[str, str], Adapter]
     embeddings: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     notes: tuple[Message, ...] = ()
+    # Memory may be too short to keep the adapters: the file has them.
+    has_adapters: bool = True
+
+    def without_adapters(self) -> Fitted:
+        """Return what is known of the file, without its weights."""
+        return replace(self, adapters={}, has_adapters=False)
 
 
 @dataclass(eq=False)
@@ -108,7 +117,13 @@ def fit(name: str, path: Path, host: FitsAdapters, *, partly: bool = False) -> F
     if not partly:
         _check(name, content, grouped, sorting, host)
     notes = _left_out(name, grouped, sorting)
-    return Fitted(name, content.content_hash, sorting.adapters, grouped.embeddings, notes)
+    return Fitted(name, content.content_hash, _checksum(content), sorting.adapters, grouped.embeddings, notes)
+
+
+def _checksum(content: AdapterFile) -> int:
+    """Of the tensors and of PEFT's settings, which change the scales."""
+    scales = sorted(peft.configs(content.path, content.metadata).items())
+    return zlib.crc32(repr(scales).encode(), file.checksum(content.tensors))
 
 
 def sort_layers(path: Path, content: AdapterFile, grouped: Grouped[Tensor], host: FitsAdapters) -> _Sorting:

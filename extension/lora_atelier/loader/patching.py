@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -15,7 +15,7 @@ from ..errors import AdapterMismatchError, OriginalsLostError
 from ..models.layers import Layer
 from .branches import Branch, is_writable
 from .merging import Change, merge
-from .originals import Copied, Original, Originals, Reread, StoredWeights, lost, same_bits
+from .originals import Copied, Original, Originals, Reread, StoredWeights, lost
 
 # "copy": keep the touched weights; "reread": read them from the checkpoint again; "auto": copy where memory allows it.
 OriginalsMode = Literal["auto", "copy", "reread"]
@@ -33,7 +33,8 @@ class HasLayers(Protocol):
 class Patch:
     """One adapter on one parameter of a layer at one multiplier.
 
-    ``source`` is its file's content hash and fixes the order of sums.
+    ``source`` is its file's content hash and fixes the order of sums. ``key`` stands for the adapter wherever the same
+    numbers are meant again, so that the adapter need not be kept; without one the adapter itself does.
     """
 
     layer: str
@@ -41,11 +42,14 @@ class Patch:
     adapter: Adapter
     multiplier: float
     source: str = ""
+    key: Hashable = None
 
 
 # A layer's name and "weight" or "bias".
 Place = tuple[str, str]
 _Group = tuple[Patch, ...]
+# What tells one set of changes from another.
+_Signature = tuple[tuple[Hashable, float], ...]
 
 
 @dataclass(eq=False)
@@ -55,7 +59,7 @@ class _Touched:
     layer: Layer
     parameter: nn.Parameter
     original: Original
-    group: _Group = ()
+    on: _Signature = ()
     # A bias that the layer did not have: it goes away again.
     created: bool = False
     # torch counts the writes to a parameter: another number than after our last write means that somebody else wrote.
@@ -83,12 +87,22 @@ class WeightPatcher:
         self._mode: OriginalsMode = mode if checkpoint is not None else "copy"
         self._merge = merge
         self._touched: dict[Place, _Touched] = {}
-        self._branches: dict[str, tuple[object, Branch]] = {}
+        self._branches: dict[str, tuple[_Signature, Branch]] = {}
 
     @property
     def touched(self) -> frozenset[str]:
         """The layers that are changed at the moment."""
         return frozenset(layer for layer, _ in self._touched) | frozenset(self._branches)
+
+    @property
+    def rereads(self) -> bool:
+        """Whether memory is short: weights are read again rather than kept."""
+        return self._mode == "reread" or any(isinstance(each.original, Reread) for each in self._touched.values())
+
+    def is_intact(self) -> bool:
+        """Whether everything that was written last is still there: then the same patches would write nothing."""
+        layers = self._host.layers()
+        return not any(self._is_replaced(place, touched, layers) for place, touched in self._touched.items())
 
     @torch.no_grad()
     def apply(self, patches: Iterable[Patch]) -> None:
@@ -149,11 +163,11 @@ class WeightPatcher:
         if touched is None:
             # Known before the first byte is written, so that an error in the middle can be undone.
             touched = self._touched[place] = self._touch(place, layer, reread=reread)
-        touched.group = ()
+        touched.on = ()
         view = layer.view(place[1])
         assert view is not None
         merge(view, touched.original, _changes(group))
-        touched.group = group
+        touched.on = _signature(group)
 
     def _touch(self, place: Place, layer: Layer, *, reread: bool) -> _Touched:
         view, created = layer.view(place[1]), False
@@ -173,7 +187,7 @@ class WeightPatcher:
         else:
             view = touched.layer.view(place[1])
             assert view is not None
-            touched.group = ()
+            touched.on = ()
             touched.original.write(view)
         del self._touched[place]
 
@@ -210,17 +224,20 @@ class WeightPatcher:
 
     def _is_on(self, place: Place, group: _Group) -> bool:
         touched = self._touched.get(place)
-        return touched is not None and _signature(touched.group) == _signature(group)
+        return touched is not None and touched.on == _signature(group)
 
     def _forget_replaced(self, layers: Mapping[str, Layer]) -> None:
         """Drop what is known of parameters that the host replaced or wrote into: what they hold is the original now."""
         for place, touched in list(self._touched.items()):
-            layer = layers.get(place[0])
-            parameter = layer.parameter(place[1]) if layer is not None else None
-            if parameter is not touched.parameter or _version(touched.parameter) != touched.version:
+            if self._is_replaced(place, touched, layers):
                 del self._touched[place]
         if not self._touched:
             self._originals.forget()
+
+    def _is_replaced(self, place: Place, touched: _Touched, layers: Mapping[str, Layer]) -> bool:
+        layer = layers.get(place[0])
+        parameter = layer.parameter(place[1]) if layer is not None else None
+        return parameter is not touched.parameter or _version(touched.parameter) != touched.version
 
     def _note_versions(self) -> None:
         for touched in self._touched.values():
@@ -236,20 +253,13 @@ class WeightPatcher:
     def _check_originals(self, places: Sequence[Place]) -> None:
         """Raise OriginalsLostError if originals of these places must be read from a file that is another one now.
 
-        A file that only looks changed is told by its content: the original with what is on it must give the live bits.
+        A file that only looks changed is told by its content: what is on the weights need not be known for that.
         """
-        reread = [(place[1], t) for place, t in self._touched.items() if isinstance(t.original, Reread)]
-        if not any(isinstance(self._touched[p].original, Reread) for p in places if p in self._touched):
+        reread = {place: t.original for place, t in self._touched.items() if isinstance(t.original, Reread)}
+        if reread.keys().isdisjoint(places) or self._originals.is_unchanged():
             return
-        if self._originals.is_unchanged():
-            return
-        for parameter, touched in reread:
-            view = touched.layer.view(parameter)
-            assert view is not None
-            expected = torch.empty_like(view, memory_format=torch.contiguous_format)
-            merge(expected, touched.original, _changes(touched.group))
-            if not same_bits(expected, view):
-                raise lost()
+        if not all(original.is_stored_still() for original in reread.values()):
+            raise lost()
         self._originals.found_again()
 
 
@@ -257,9 +267,11 @@ def _changes(group: _Group) -> list[Change]:
     return [(patch.adapter, patch.multiplier) for patch in group]
 
 
-def _signature(group: _Group) -> tuple[tuple[int, float], ...]:
-    """What tells one set of changes from another; the adapters live as long as the group that is compared with."""
-    return tuple((id(patch.adapter), patch.multiplier) for patch in group)
+def _signature(group: _Group) -> _Signature:
+    """Adapters without a key are compared by identity, and live as long as the signature does."""
+    return tuple(
+        (patch.adapter if patch.key is None else (patch.source, patch.key), patch.multiplier) for patch in group
+    )
 
 
 def _version(parameter: Tensor) -> int | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
-from ..errors import AdapterError, ExtensionError, Message, message
+from .. import memory
+from ..errors import AdapterError, AdapterNotFoundError, ExtensionError, Message, message
 from ..models.layers import Layer
 from ..prompt import NetworkCall
 from .catalogue import Catalogue, Identity
@@ -39,7 +41,8 @@ class LoaderSettings:
     """How adapters are applied.
 
     ``originals``: "copy" keeps what the touched weights were in memory, "reread" takes it from the checkpoint's file
-    again, "auto" decides by the free memory. ``partly`` applies what fits of a file that does not fit as a whole.
+    again, and the adapters from theirs, "auto" decides by the free memory. ``partly`` applies what fits of a file that
+    does not fit as a whole.
     """
 
     originals: OriginalsMode = "auto"
@@ -66,6 +69,8 @@ class LoaderSession:
         self._patcher: WeightPatcher | None = None
         self._layers: Mapping[str, Layer] | None = None
         self._fitted: dict[Identity, Fitted | AdapterError] = {}
+        # What the model was last put into, None where that is not known.
+        self._on: tuple[Hashable, ...] | None = None
         self._embeds = False
         self.applied: tuple[Applied, ...] = ()
 
@@ -83,28 +88,11 @@ class LoaderSession:
             self.forget()
             self._layers = layers
             self._patcher = WeightPatcher(self._host, self._host.stored_weights(), mode=self._settings.originals)
-        notes: list[Note] = []
-        patches: list[Patch] = []
-        applied: list[Applied] = []
-        embeddings: dict[str, Mapping[str, Tensor]] = {}
         used: dict[Identity, Fitted | AdapterError] = {}
-        for call in calls:
-            try:
-                fitted = self._find(call, used)
-            except AdapterError as error:
-                notes.append(error)
-                continue
-            notes += [note for note in (*fitted.notes, *_about(call)) if note not in notes]
-            patches += _patches(fitted, call)
-            embeddings.update(fitted.embeddings)
-            applied.append(Applied(fitted.name, fitted.content_hash, call.te, call.unet))
-        self._fitted = used
+        found = [(call, self._find(call, used)) for call in calls]
         self.applied = ()
-        self._patcher.apply(patches)
-        if embeddings or self._embeds:
-            notes += self._host.use_embeddings(embeddings)
-            self._embeds = bool(embeddings)
-        self.applied = tuple(applied)
+        notes = self._apply(found, used)
+        self._keep(used)
         return notes
 
     def restore(self) -> None:
@@ -115,6 +103,7 @@ class LoaderSession:
             self._host.use_embeddings({})
             self._embeds = False
         self._fitted.clear()
+        self._on = None
         self.applied = ()
 
     def forget(self) -> None:
@@ -123,22 +112,98 @@ class LoaderSession:
             self._patcher.forget()
         self._patcher = None
         self._fitted.clear()
+        self._on = None
         self._layers = None
         self._embeds = False
         self.applied = ()
 
-    def _find(self, call: NetworkCall, used: dict[Identity, Fitted | AdapterError]) -> Fitted:
-        entry = self._catalogue.find(call.name)
-        found = used.get(entry.identity) or self._fitted.get(entry.identity)
-        if found is None:
-            try:
-                found = fit(entry.name, entry.path, self._host, partly=self._settings.partly)
-            except AdapterError as error:
-                found = error
-        used[entry.identity] = found
-        if isinstance(found, AdapterError):
-            raise found
-        return found
+    def _find(self, call: NetworkCall, used: dict[Identity, Fitted | AdapterError]) -> Identity | AdapterError:
+        """Return which file a call means, which is then one of those in ``used``, or why there is none."""
+        try:
+            entry = self._catalogue.find(call.name)
+        except AdapterError as error:
+            return error
+        known = used.get(entry.identity) or self._fitted.get(entry.identity)
+        used[entry.identity] = known or self._read(entry.name, entry.path)
+        return entry.identity
+
+    def _read(self, name: str, path: Path) -> Fitted | AdapterError:
+        try:
+            return fit(name, path, self._host, partly=self._settings.partly)
+        except AdapterError as error:
+            return error
+
+    def _apply(
+        self,
+        found: Sequence[tuple[NetworkCall, Identity | AdapterError]],
+        used: dict[Identity, Fitted | AdapterError],
+    ) -> list[Note]:
+        assert self._patcher is not None
+        notes: list[Note] = []
+        outcomes = _outcomes(found, used)
+        if self._on != _signature(outcomes) or not self._patcher.is_intact():
+            notes += self._read_again(used)
+            outcomes = _outcomes(found, used)
+            self._on = None
+            self._patcher.apply([patch for call, fitted in _chosen(outcomes) for patch in _patches(fitted, call)])
+            self._on = _signature(outcomes)
+        for call, outcome in outcomes:
+            said = [outcome] if isinstance(outcome, AdapterError) else [*outcome.notes, *_about(call)]
+            notes += [note for note in said if note not in notes]
+        chosen = _chosen(outcomes)
+        embeddings = {name: vectors for _, fitted in chosen for name, vectors in fitted.embeddings.items()}
+        if embeddings or self._embeds:
+            notes += self._host.use_embeddings(embeddings)
+            self._embeds = bool(embeddings)
+        self.applied = tuple(Applied(each.name, each.content_hash, call.te, call.unet) for call, each in chosen)
+        return notes
+
+    def _read_again(self, used: dict[Identity, Fitted | AdapterError]) -> list[Message]:
+        """Read the files whose adapters were not kept; return what to say of those that are others now."""
+        notes = []
+        for identity, known in used.items():
+            if isinstance(known, AdapterError) or known.has_adapters:
+                continue
+            again = used[identity] = self._read(known.name, Path(identity.path))
+            if isinstance(again, Fitted) and again.checksum != known.checksum:
+                notes.append(
+                    message(
+                        "LoRA “{name}”: its file was changed while it was on, under the same date; it was read again.",
+                        name=known.name,
+                    )
+                )
+        return notes
+
+    def _keep(self, used: dict[Identity, Fitted | AdapterError]) -> None:
+        """Remember what was read for the next prompt, the adapters only where there is memory for them."""
+        assert self._patcher is not None
+        drops = self._patcher.rereads
+        dropped = drops and any(isinstance(known, Fitted) and known.has_adapters for known in used.values())
+        self._fitted = {
+            identity: known.without_adapters() if drops and isinstance(known, Fitted) else known
+            for identity, known in used.items()
+            # A file that was gone when it was to be read may be back.
+            if not isinstance(known, AdapterNotFoundError)
+        }
+        used.clear()
+        if dropped:
+            memory.give_back()
+
+
+def _outcomes(
+    found: Iterable[tuple[NetworkCall, Identity | AdapterError]], used: Mapping[Identity, Fitted | AdapterError]
+) -> list[tuple[NetworkCall, Fitted | AdapterError]]:
+    return [(call, each if isinstance(each, AdapterError) else used[each]) for call, each in found]
+
+
+def _chosen(outcomes: Iterable[tuple[NetworkCall, Fitted | AdapterError]]) -> list[tuple[NetworkCall, Fitted]]:
+    return [(call, each) for call, each in outcomes if isinstance(each, Fitted)]
+
+
+def _signature(outcomes: Iterable[tuple[NetworkCall, Fitted | AdapterError]]) -> tuple[Hashable, ...]:
+    """What tells one state of the model from another."""
+    chosen = _chosen(outcomes)
+    return tuple((each.content_hash, each.checksum, call.te, call.unet, call.dyn) for call, each in chosen)
 
 
 def _about(call: NetworkCall) -> list[Message]:
@@ -151,8 +216,9 @@ def _about(call: NetworkCall) -> list[Message]:
 
 def _patches(fitted: Fitted, call: NetworkCall) -> list[Patch]:
     patches = []
+    key = fitted.checksum, call.dyn
     for (layer, parameter), adapter in fitted.adapters.items():
         multiplier = call.te if layer.startswith("lora_te") else call.unet
         chosen = adapter if call.dyn is None else adapter.with_rank(call.dyn)
-        patches.append(Patch(layer, parameter, chosen, multiplier, fitted.content_hash))
+        patches.append(Patch(layer, parameter, chosen, multiplier, fitted.content_hash, key))
     return patches
