@@ -4,6 +4,8 @@ One field is one setting: its default, label, help and kohya's key stand in one 
 the checks and the documentation are made from it. ``recipe`` gives the values that suit a goal and a model.
 """
 
+from .blocks import block_weights
+from .contradictions import model_problems
 from .data import DataConfig, DatasetConfig, SubsetConfig
 from .kohya import Reading, from_kohya, read_kohya, to_kohya
 from .loss import LossConfig
@@ -40,7 +42,9 @@ __all__ = [
     "SubsetConfig",
     "TrainConfig",
     "ValidationConfig",
+    "block_weights",
     "from_kohya",
+    "model_problems",
     "notes",
     "read_kohya",
     "recipe",

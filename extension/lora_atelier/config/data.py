@@ -93,6 +93,19 @@ class SubsetConfig:
         if not self.image_dir and not self.metadata_file:
             yield problem(f"{where}.image_dir", "No pictures are chosen. Drop some pictures or choose a folder.")
         yield from checked(where, self)
+        if self.is_reg and self.metadata_file:
+            yield problem(f"{where}.is_reg", "Regularisation pictures can't come from a metadata file; give a folder.")
+        if not self.caption_separator:
+            yield problem(f"{where}.caption_separator", "There is no separator of tags; a comma is usual.")
+        for name in ("secondary_separator", "keep_tokens_separator"):
+            if getattr(self, name) == self.caption_separator != "":
+                yield problem(f"{where}.{name}", "This is the separator of all tags; choose another one.")
+        if self.face_crop_aug_range:
+            low, high = self.face_crop_aug_range[0], self.face_crop_aug_range[-1]
+            if len(self.face_crop_aug_range) != 2 or not 1 <= low <= high:
+                yield problem(
+                    f"{where}.face_crop_aug_range", "This must be two numbers from 1, the smaller one first: 2.0, 4.0."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +139,41 @@ class DatasetConfig:
             )
         if self.min_bucket_reso > self.max_bucket_reso:
             yield problem(f"{where}.min_bucket_reso", "The shortest side is longer than the longest side.")
+        elif self.enable_bucket:
+            yield from self._bucket_problems(where)
+        else:
+            yield from self._side_problems(where)
         for index, subset in enumerate(self.subsets):
             yield from subset.problems(f"{where}.subsets.{index}")
+
+    def _bucket_problems(self, where: str) -> Iterator[Problem]:
+        # With bucket_no_upscale each picture's own size is its bucket's, and the limits are not used.
+        if self.bucket_no_upscale:
+            return
+        if min(self.resolution) < self.min_bucket_reso:
+            yield problem(
+                f"{where}.min_bucket_reso",
+                "The shortest side is {side} and the resolution {resolution}; lower the one or raise the other.",
+                side=self.min_bucket_reso,
+                resolution=min(self.resolution),
+            )
+        if max(self.resolution) > self.max_bucket_reso:
+            yield problem(
+                f"{where}.max_bucket_reso",
+                "The longest side is {side} and the resolution {resolution}; raise the one or lower the other.",
+                side=self.max_bucket_reso,
+                resolution=max(self.resolution),
+            )
+
+    def _side_problems(self, where: str) -> Iterator[Problem]:
+        for side in self.resolution:
+            if side % 8:
+                yield problem(
+                    f"{where}.resolution",
+                    "The resolution is {size} and without buckets it must be a multiple of 8, like {near}.",
+                    size=side,
+                    near=max(64, round(side / 8) * 8),
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +184,10 @@ class DataConfig:
 
     def problems(self) -> Iterator[Problem]:
         """Yield everything that is wrong with these settings."""
-        if not any(dataset.subsets for dataset in self.datasets):
+        subsets = [subset for dataset in self.datasets for subset in dataset.subsets]
+        if not subsets:
             yield problem("data", "No pictures are chosen. Drop some pictures or choose a folder.")
+        elif all(subset.is_reg for subset in subsets):
+            yield problem("data", "There are only regularisation pictures; give the pictures to learn from too.")
         for index, dataset in enumerate(self.datasets):
             yield from dataset.problems(f"data.datasets.{index}")

@@ -30,17 +30,6 @@ NETWORK_ARGS: Mapping[str, str] = {
 }  # fmt: skip
 # LyCORIS' older names of the same.
 OLD_NETWORK_ARGS: Mapping[str, str] = {"use_cp": "use_tucker", "use_conv_cp": "use_tucker", "dropout": "dropout"}
-# What else the modules take; kept as it is in NetworkConfig.network_args.
-MORE_NETWORK_ARGS: Mapping[str, frozenset[str]] = {
-    "networks.lora": frozenset(),
-    "networks.lora_fa": frozenset(),
-    "networks.dylora": frozenset({"unit"}),
-    "networks.oft": frozenset({"enable_all_linear", "enable_conv"}),
-    "lycoris.kohya": frozenset(
-        {"preset", "use_scalar", "block_size", "train_norm", "constraint", "rescaled", "wd_on_output", "full_matrix",
-         "bypass_mode", "rs_lora", "unbalanced_factorization", "decompose_both"}
-    ),
-}  # fmt: skip
 
 # Settings that are said in another shape than one key of one value.
 _OTHERWISE = {
@@ -148,6 +137,10 @@ OTHER_MODELS: Mapping[str, Any] = {
     "t5xxl": None,
     "ae": None,
 }
+OTHER_MODULES = frozenset(
+    f"networks.{name}"
+    for name in ("lora_flux", "oft_flux", "lora_sd3", "lora_lumina", "lora_hunyuan_image", "lora_anima")
+)
 # Options that go on from a state of sd-scripts.
 RESUMING = ("resume", "resume_from_huggingface", "skip_until_initial_step", "initial_epoch", "initial_step")
 

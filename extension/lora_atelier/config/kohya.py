@@ -49,6 +49,9 @@ def to_kohya(config: TrainConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         value = getattr(getattr(config, group), f.name)
         if not _is_left_out(value, absent(f)):
             main[group][key] = list(value) if isinstance(value, tuple) else value
+    if config.schedule.scheduler == "cosine_with_min_lr":
+        # sd-scripts refuses this schedule without a floor.
+        main["schedule"]["lr_scheduler_min_lr_ratio"] = config.schedule.floor
     main["network"].update(_network(config.network))
     main["optimizer"].update(_optimizer(config.optimizer))
     datasets = []

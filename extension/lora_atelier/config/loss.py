@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..errors import Problem
+from ..errors import Problem, problem
 from .setting import SAME, checked, setting
 
 
@@ -101,3 +101,21 @@ class LossConfig:
     def problems(self) -> Iterator[Problem]:
         """Yield everything that is wrong with these settings."""
         yield from checked("loss", self)
+        if self.min_timestep >= self.max_timestep:
+            yield problem(
+                "loss.min_timestep",
+                "No timestep is left: the first is {first} and they end below {last}.",
+                first=self.min_timestep,
+                last=self.max_timestep,
+            )
+        if self.adaptive_noise_scale and not self.noise_offset:
+            yield problem("loss.adaptive_noise_scale", "adaptive_noise_scale changes noise_offset; set that too.")
+        if self.noise_offset_random_strength and not self.noise_offset:
+            yield problem(
+                "loss.noise_offset_random_strength", "noise_offset_random_strength changes noise_offset; set that too."
+            )
+        if self.ip_noise_gamma_random_strength and not self.ip_noise_gamma:
+            yield problem(
+                "loss.ip_noise_gamma_random_strength",
+                "ip_noise_gamma_random_strength changes ip_noise_gamma; set that too.",
+            )

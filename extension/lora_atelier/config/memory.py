@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..errors import Problem
+from ..errors import Problem, problem
 from .setting import SAME, checked, setting
 
 DYNAMO_BACKENDS = (
@@ -30,9 +30,12 @@ class MemoryConfig:
     fp8_base_unet: bool = setting(
         False, "U-Net in fp8", "The same for the U-Net alone; the text encoders keep their precision.", kohya=SAME
     )
-    # sd-scripts' defaults of these two are off; the result is the same, only slower.
     cache_latents: bool = setting(
-        True, "Encode pictures once", "The VAE encodes each picture once, before the first step.", kohya=SAME
+        True,
+        "Encode pictures once",
+        "The VAE encodes each picture once, before the first step.",
+        kohya=SAME,
+        absent=False,
     )
     cache_latents_to_disk: bool = setting(
         False, "Keep them on disk", "Encoded pictures are kept for the next run.", kohya=SAME
@@ -75,3 +78,5 @@ class MemoryConfig:
     def problems(self) -> Iterator[Problem]:
         """Yield everything that is wrong with these settings."""
         yield from checked("memory", self)
+        if self.full_fp16 and self.full_bf16:
+            yield problem("memory.full_fp16", "full_fp16 and full_bf16 exclude each other; keep one.")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 
 from ..errors import Problem, problem
+from .blocks import weight_problems
 from .setting import SAME, checked, setting
 
 # What each algorithm is called in kohya's files: network_module, and LyCORIS' algo where that is the module.
@@ -24,6 +26,21 @@ ALGORITHMS: dict[str, tuple[str, str]] = {
     "kohya-dylora": ("networks.dylora", ""),
     "kohya-oft": ("networks.oft", ""),
 }
+# What else the modules take in network_args, beside the settings below.
+MORE_NETWORK_ARGS: Mapping[str, frozenset[str]] = {
+    "networks.lora": frozenset(),
+    "networks.lora_fa": frozenset(),
+    "networks.dylora": frozenset({"unit"}),
+    "networks.oft": frozenset({"enable_all_linear", "enable_conv"}),
+    "lycoris.kohya": frozenset(
+        {"preset", "use_scalar", "block_size", "train_norm", "constraint", "rescaled", "wd_on_output", "full_matrix",
+         "bypass_mode", "rs_lora", "unbalanced_factorization", "decompose_both"}
+    ),
+}  # fmt: skip
+_BLOCK_SETTINGS = (
+    "block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas", "down_lr_weight", "mid_lr_weight",
+    "up_lr_weight",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,3 +165,79 @@ class NetworkConfig:
             yield problem(
                 "network.alpha", "Alpha is {alpha}; it must be more than 0 (half the rank is usual).", alpha=self.alpha
             )
+        yield from self._part_problems()
+        yield from self._block_problems()
+        yield from self._kind_problems()
+
+    def _part_problems(self) -> Iterator[Problem]:
+        if self.network_train_text_encoder_only and not self.train_te:
+            yield problem(
+                "network.network_train_text_encoder_only",
+                "network_train_unet_only and network_train_text_encoder_only exclude each other; keep one.",
+            )
+        if self.dim_from_weights and not self.network_weights:
+            yield problem(
+                "network.dim_from_weights", "dim_from_weights takes the ranks of network_weights; name that LoRA too."
+            )
+
+    def _block_problems(self) -> Iterator[Problem]:
+        for name, dims in (
+            ("block_alphas", "block_dims"),
+            ("conv_block_dims", "block_dims"),
+            ("conv_block_alphas", "conv_block_dims"),
+        ):
+            given, wanted = len(getattr(self, name)), len(getattr(self, dims))
+            if given and given != wanted:
+                yield problem(
+                    f"network.{name}",
+                    "{name} has {given} numbers and {dims} has {wanted}; give as many of both.",
+                    name=name,
+                    given=given,
+                    dims=dims,
+                    wanted=wanted,
+                )
+        for name in ("down_lr_weight", "mid_lr_weight", "up_lr_weight"):
+            yield from weight_problems(f"network.{name}", getattr(self, name))
+
+    def _kind_problems(self) -> Iterator[Problem]:
+        """What the chosen kind of adapter does not know."""
+        module, _ = ALGORITHMS.get(self.algorithm, ("", ""))
+        if not module:
+            return
+        decomposed = {"loha", "lokr"}
+        for name, kinds in (
+            ("factor", {"lokr"}),
+            ("dora_wd", decomposed),
+            ("use_tucker", decomposed | {"dora", "boft", "glora", "full"}),
+            *((name, {"lora", "kohya-lora-fa"}) for name in _BLOCK_SETTINGS),
+        ):
+            if name in self._given() and self.algorithm not in kinds:
+                yield problem(
+                    f"network.{name}",
+                    "“{name}” means nothing for an adapter of the kind {algorithm}; remove it, or choose {kinds}.",
+                    name=name,
+                    algorithm=self.algorithm,
+                    kinds=" / ".join(kind for kind in ALGORITHMS if kind in kinds),
+                )
+        known = MORE_NETWORK_ARGS[module]
+        for name in (argument.partition("=")[0].strip() for argument in self.network_args):
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                yield problem(
+                    "network.network_args",
+                    "“{name}” means nothing for an adapter of the kind {algorithm}; it knows {known}.",
+                    name=name,
+                    algorithm=self.algorithm,
+                    known=near[0] if near else ", ".join(sorted(known)) or "–",
+                )
+        if self.algorithm == "kohya-dylora" and self.conv_rank not in (0, self.rank):
+            yield problem(
+                "network.conv_rank",
+                "DyLoRA's convolutions have the same rank as the rest: {rank}, not {conv_rank}.",
+                rank=self.rank,
+                conv_rank=self.conv_rank,
+            )
+
+    def _given(self) -> set[str]:
+        """The settings that are not at their default."""
+        return {f.name for f in fields(self) if getattr(self, f.name) != f.default}

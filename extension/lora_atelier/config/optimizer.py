@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import Problem, problem
+from .arguments import argument_problems, parsed
 from .setting import SAME, checked, setting
 
 # Optimizers that take betas=(beta1, beta2) and weight_decay, with their own defaults of these three. For all others
@@ -88,9 +90,31 @@ class OptimizerConfig:
         most=0.99999,
     )
 
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the optimizer's class, but for the learning rate. Raises ValueError (see problems)."""
+        given = parsed(self.optimizer_args)
+        if self.optimizer in BETAS:
+            given |= {"betas": (self.beta1, self.beta2), "weight_decay": self.weight_decay}
+        return given
+
     def problems(self) -> Iterator[Problem]:
         """Yield everything that is wrong with these settings."""
         yield from checked("optimizer", self)
+        yield from argument_problems("optimizer.optimizer_args", self.optimizer_args)
+        if not self.optimizer:
+            yield problem("optimizer.optimizer", "There is no optimizer; AdamW suits nearly everything.")
+        elif "." not in self.optimizer and not self.optimizer.isidentifier():
+            yield problem(
+                "optimizer.optimizer",
+                "“{name}” can't be the name of an optimizer; AdamW is usual.",
+                name=self.optimizer,
+            )
+        names = {argument.partition("=")[0].strip() for argument in self.optimizer_args}
+        for name in sorted(names & {"betas", "weight_decay", "lr"}):
+            if self.optimizer in BETAS or name == "lr":
+                yield problem(
+                    "optimizer.optimizer_args", "“{name}” has a setting of its own; take it out of here.", name=name
+                )
         for name in ("learning_rate", "te_learning_rate"):
             if not 0 < getattr(self, name) < 10:
                 yield problem(

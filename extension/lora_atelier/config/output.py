@@ -74,3 +74,7 @@ class OutputConfig:
         if not self.name:
             yield problem("output.name", "The LoRA has no name. Give it one.")
         yield from checked("output", self)
+        if self.save_every_n_epochs and self.save_n_epoch_ratio:
+            yield problem(
+                "output.save_n_epoch_ratio", "save_every_n_epochs and save_n_epoch_ratio exclude each other; keep one."
+            )

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import Message, Problem, problem
 from . import keys
 from .data import DataConfig, DatasetConfig, SubsetConfig
-from .network import ALGORITHMS
+from .network import ALGORITHMS, MORE_NETWORK_ARGS
 from .optimizer import BETAS, OPTIMIZERS, OptimizerConfig
 from .setting import absent
 from .train import TrainConfig
@@ -41,6 +41,7 @@ class Reader(Values):
             found[group][f.name] = absent(f)
         self._optimizer(flat, found["optimizer"])
         self._network(flat, found["network"])
+        _untrained_parts(found["optimizer"], found["network"], flat)
         if flat.pop("save_model_as", "safetensors") != "safetensors":
             self.wrong(problem("save_model_as", "LoRAs are written as .safetensors only; remove it."))
         flat.pop("sample_prompts", None)
@@ -140,7 +141,7 @@ class Reader(Values):
             found["train_te"] = absent(own["train_te"])
         module = flat.pop("network_module", "networks.lora")
         arguments = dict(self.arguments("network_args", flat.pop("network_args", None)))
-        if module not in keys.MORE_NETWORK_ARGS:
+        if module not in MORE_NETWORK_ARGS:
             self._unknown_module(module)
             return
         if module == "lycoris.kohya":
@@ -151,10 +152,10 @@ class Reader(Values):
             f = known.get(name) or own.get(keys.OLD_NETWORK_ARGS.get(name, ""))
             if f is not None:
                 found[f.name] = self.parsed(f"network_args.{name}", value, f)
-            elif name in keys.MORE_NETWORK_ARGS[module]:
+            elif name in MORE_NETWORK_ARGS[module]:
                 kept.append(f"{name}={value}")
             else:
-                near = [*known, *keys.OLD_NETWORK_ARGS, *keys.MORE_NETWORK_ARGS[module], "algo"]
+                near = [*known, *keys.OLD_NETWORK_ARGS, *MORE_NETWORK_ARGS[module], "algo"]
                 self.unknown(f"network_args.{name}", [f"network_args.{k}" for k in near])
         found["network_args"] = tuple(kept)
         found.setdefault("algorithm", algorithm_by_module(module))
@@ -178,7 +179,16 @@ class Reader(Values):
             arguments.setdefault("conv_alpha", str(flat.get("network_alpha", 1.0)))
 
     def _unknown_module(self, module: Any) -> None:
-        near = difflib.get_close_matches(str(module), keys.MORE_NETWORK_ARGS, n=1)
+        if module in keys.OTHER_MODULES:
+            self.wrong(
+                problem(
+                    "network_module",
+                    "“{key}” is for models like SD3 and FLUX, which can't be trained here; remove it.",
+                    key=module,
+                )
+            )
+            return
+        near = difflib.get_close_matches(str(module), MORE_NETWORK_ARGS, n=1)
         if near:
             self.wrong(
                 problem(
@@ -234,7 +244,16 @@ class Reader(Values):
             )
         elif folders:
             entries = [{"subsets": _subsets_of_folders(folders)}]
+            if folders.get("dataset_repeats", 1) != 1 and "in_json" not in folders:
+                self.notes.append(
+                    problem(
+                        "dataset_repeats",
+                        "dataset_repeats has no effect without in_json; a folder's repeats stand in its name.",
+                    )
+                )
         held_out: dict[str, Any] = {}
+        if not entries:
+            self._dataset(general | {"subsets": [{}]}, held_out)  # only for what is wrong with it
         datasets = tuple(self._dataset({**general, **entry}, held_out) for entry in entries)
         return DataConfig(datasets=datasets), held_out
 
@@ -282,6 +301,16 @@ class Reader(Values):
         read = self.value(key, value, f)
         if held_out.setdefault(name, read) != read:
             self.wrong(problem(key, "The datasets hold out different shares; one for all can be used here."))
+
+
+def _untrained_parts(optimizer: dict[str, Any], network: dict[str, Any], flat: dict[str, Any]) -> None:
+    """A learning rate of 0 is how kohya's files leave a part of the model alone."""
+    if optimizer.get("te_learning_rate") == 0:
+        network["train_te"] = False
+        optimizer["te_learning_rate"] = OptimizerConfig.te_learning_rate
+    if flat.get("unet_lr") == 0:
+        network["network_train_text_encoder_only"] = True
+        flat["unet_lr"] = optimizer.get("te_learning_rate", OptimizerConfig.te_learning_rate)
 
 
 def _flatten(main: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..errors import Problem, problem
+from .arguments import argument_problems
 from .setting import SAME, checked, setting
 
 SCHEDULERS = (
@@ -97,5 +98,33 @@ class ScheduleConfig:
     def problems(self) -> Iterator[Problem]:
         """Yield everything that is wrong with these settings."""
         yield from checked("schedule", self)
+        yield from argument_problems("schedule.lr_scheduler_args", self.lr_scheduler_args)
+        if not self.max_train_epochs:
+            yield from self._length_problems()
+        names = {argument.partition("=")[0].strip() for argument in self.lr_scheduler_args}
+        if self.scheduler == "piecewise_constant" and not self.lr_scheduler_type and "step_rules" not in names:
+            yield problem(
+                "schedule.lr_scheduler_args",
+                "piecewise_constant needs its rules: lr_scheduler_args = [\"step_rules='1:100,0.1'\"] learns at the "
+                "full rate for 100 steps, then at a tenth of it.",
+            )
         if not 0 <= self.seed < 2**63:
             yield problem("schedule.seed", "The seed is {seed}; it must be a whole number from 0.", seed=self.seed)
+
+    def _length_problems(self) -> Iterator[Problem]:
+        # Both count in steps, or below 1 as a share of all.
+        warmup, decay = (n * self.steps if n < 1 else n for n in (self.warmup, self.lr_decay_steps))
+        if warmup > self.steps:
+            yield problem(
+                "schedule.warmup",
+                "The warm-up takes {warmup} steps and the run has {steps}; the learning rate would never be reached.",
+                warmup=warmup,
+                steps=self.steps,
+            )
+        elif self.scheduler == "warmup_stable_decay" and warmup + decay > self.steps:
+            yield problem(
+                "schedule.lr_decay_steps",
+                "Warm-up and decay take {taken} steps and the run has {steps}; shorten one of them.",
+                taken=warmup + decay,
+                steps=self.steps,
+            )

@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from ..errors import Problem, problem
+from .advice import advice
 from .setting import key_of
 from .train import TrainConfig
 
@@ -138,9 +139,10 @@ def unsupported(config: TrainConfig) -> Iterator[Problem]:
 
 
 def notes(config: TrainConfig) -> Iterator[Problem]:
-    """Yield every setting that asks for something, but that our own trainer does not read."""
+    """Yield what to say and not to refuse: settings that our own trainer does not read, and what is unusual."""
     for where, key, _, _ in _set(config, NOT_READ):
         yield problem(where, "“{key}” has no effect in our own trainer; the LoRA is the same.", key=key)
+    yield from advice(config)
 
 
 def _set(config: TrainConfig, names: tuple[str, ...]) -> Iterator[tuple[str, str, Any, bool]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 from ..errors import Problem
+from .contradictions import contradictions
 from .data import DataConfig
 from .loss import LossConfig
 from .memory import MemoryConfig
@@ -34,6 +35,7 @@ class TrainConfig:
     data: DataConfig = DataConfig()
 
     def problems(self) -> Iterator[Problem]:
-        """Yield everything that is wrong, group by group."""
+        """Yield everything that is wrong: group by group, then between the groups."""
         for group in fields(self):
             yield from getattr(self, group.name).problems()
+        yield from contradictions(self)
