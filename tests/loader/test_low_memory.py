@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 
+from lora_atelier import memory
 from lora_atelier.adapters import file
 from lora_atelier.adapters.base import Adapter
 from lora_atelier.loader import session as session_module
@@ -196,3 +197,21 @@ def test_restoring_needs_the_checkpoint_alone(host, low, add):
     low.restore()
 
     assert same(host, before)
+
+
+@pytest.mark.parametrize("mode", ["copy", "reread"])
+def test_memory_is_given_back_when_the_last_lora_goes(host, add, mode, monkeypatch):
+    given_back = []
+    session = LoaderSession(host, Catalogue([add.folder]), LoaderSettings(originals=mode))
+    add("a")
+    use(session, "<lora:a:0.5>")
+    monkeypatch.setattr(memory, "give_back", lambda: given_back.append(None))
+
+    use(session, "<lora:a:0.5>")
+    assert given_back == []
+    use(session, "")
+    assert len(given_back) == 1
+    use(session, "")
+    session.restore()
+
+    assert len(given_back) == 1

@@ -91,14 +91,18 @@ class LoaderSession:
         used: dict[Identity, Fitted | AdapterError] = {}
         found = [(call, self._find(call, used)) for call in calls]
         self.applied = ()
+        was_changed = bool(self._patcher.touched)
         notes = self._apply(found, used)
-        self._keep(used)
+        dropped = self._keep(used)
+        if dropped or (was_changed and not self._patcher.touched):
+            memory.give_back()
         return notes
 
     def restore(self) -> None:
         """Put the model back as it was before any adapter. Raises OriginalsLostError."""
-        if self._patcher is not None:
+        if self._patcher is not None and self._patcher.touched:
             self._patcher.restore()
+            memory.give_back()
         if self._embeds:
             self._host.use_embeddings({})
             self._embeds = False
@@ -174,8 +178,8 @@ class LoaderSession:
                 )
         return notes
 
-    def _keep(self, used: dict[Identity, Fitted | AdapterError]) -> None:
-        """Remember what was read for the next prompt, the adapters only where there is memory for them."""
+    def _keep(self, used: dict[Identity, Fitted | AdapterError]) -> bool:
+        """Remember what was read for the next prompt; return whether adapters were dropped: memory was too short."""
         assert self._patcher is not None
         drops = self._patcher.rereads
         dropped = drops and any(isinstance(known, Fitted) and known.has_adapters for known in used.values())
@@ -186,8 +190,7 @@ class LoaderSession:
             if not isinstance(known, AdapterNotFoundError)
         }
         used.clear()
-        if dropped:
-            memory.give_back()
+        return dropped
 
 
 def _outcomes(
