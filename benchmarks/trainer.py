@@ -40,12 +40,11 @@ from lora_atelier.config import (
     TrainConfig,
     ValidationConfig,
 )
-from lora_atelier.engines.sd_scripts import python_of
+from lora_atelier.engines.sd_scripts import python_of, write_tokenizers
 from lora_atelier.jobs.service import Jobs
 from lora_atelier.models import configs, ldm
 from lora_atelier.models.layers import ldm_layout
 from lora_atelier.models.load import empty_text_encoder, empty_unet, empty_vae
-from lora_atelier.models.tokenizer import clip_words
 
 HERE = Path(__file__).resolve().parent
 PHOTOGRAPHS = HERE.parent / "examples" / "photographs"
@@ -99,12 +98,7 @@ def make_data(work: Path) -> None:
                 work / "pictures" / f"{number}.png"
             )
         (work / "pictures" / f"{number}.txt").write_text(f"sks photo {number}\n", encoding="utf-8")
-    folder = work / "tokenizer" / "openai_clip-vit-large-patch14"
-    folder.mkdir(parents=True)
-    words, merges = clip_words()
-    (folder / "vocab.json").write_text(json.dumps(words), encoding="utf-8")
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_tokenizers(work / "tokenizer")
 
 
 def configuration(case: Case, work: Path) -> TrainConfig:

@@ -25,6 +25,9 @@ def write(config: TrainConfig, folder: Path) -> None:
         prompts = folder / SAMPLE_PROMPTS
         atomic.write_text(prompts, "\n".join(config.sampling.prompts) + "\n")
         main["sampling"]["sample_prompts"] = str(prompts)
+    else:
+        # sd-scripts would look for the file of prompts before it looks whether there is one.
+        main["sampling"].pop("sample_at_first", None)
     atomic.write_text(folder / DATASET, dump_toml(dataset))
     atomic.write_text(folder / CONFIG, dump_toml(main))
 

@@ -13,13 +13,14 @@ from ..errors import Message, Problem
 @dataclass(frozen=True)
 class Asked:
     """A job as an engine judges it before it starts: the contents of its two files, the model's family, our data
-    folder, and the checkout that the user named for it."""
+    folder, the checkout that the user named for it, and whether it will run on a "gpu" or the "cpu"."""
 
     main: Mapping[str, Any]
     dataset: Mapping[str, Any]
     family: str = ""
     data_dir: Path = Path()
     checkout: Path | None = None
+    device: str = "gpu"
 
 
 @dataclass(frozen=True)

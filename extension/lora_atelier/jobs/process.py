@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import locking
+from .. import engines, locking
 from ..errors import AlreadyRunningError, JobError
 from .environment import trainer_environment, trainer_python
 from .run_dir import RunDir
@@ -27,13 +27,15 @@ def start(run: RunDir, command: Sequence[str] | None = None) -> None:
     """Start the trainer on ``run`` in a process that goes on when this one ends; resuming is the same call.
 
     ``command`` replaces the interpreter and module (tests). Raises AlreadyRunningError if the run is alive, JobError
-    if there is no environment for it or the system refuses to start it.
+    if there is no environment or engine for it or the system refuses to start it.
     """
     if locking.is_locked(run.lock_path):
         raise AlreadyRunningError(
             "“{name}” is being trained already.", todo="Wait until it ends, or stop it.", name=run.job().name
         )
-    argv = [*(command or [str(trainer_python()), "-m", "lora_atelier.trainer"]), str(run.path)]
+    if command is None:
+        command = [str(trainer_python()), "-m", engines.get(run.job().engine).module]
+    argv = [*command, str(run.path)]
     try:
         run.stop_path.unlink(missing_ok=True)
         run.mark_started()

@@ -25,7 +25,10 @@ Status = Literal["waiting", "running", "stopped", "finished", "failed", "died"]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What was asked for, as ``job.toml`` says it; ``plan`` is what was foretold then (see ``estimate``)."""
+    """What was asked for, as ``job.toml`` says it; ``plan`` is what was foretold then (see ``estimate``).
+
+    ``engine`` is one of ``engines.NAMES``, ``checkout`` the folder of sd-scripts that was named for it, if any.
+    """
 
     id: str
     name: str
@@ -39,6 +42,7 @@ class Job:
     quality: str = "good"
     family: str = ""
     engine: str = "native"
+    checkout: str = ""
     plan: Mapping[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import config_files
+from .. import config_files, engines
 from ..config import (
     GOALS,
     QUALITIES,
@@ -27,8 +27,10 @@ from ..config import (
     SubsetConfig,
     TrainConfig,
     recipe,
+    to_kohya,
     unsupported,
 )
+from ..engines.base import Asked
 from ..errors import (
     AlreadyRunningError,
     ConfigError,
@@ -230,13 +232,23 @@ class Jobs:
             ).write(run.job_path)
         return run
 
-    def add(self, config: TrainConfig, *, trigger: str = "", whose: str = "mine", goal: str = "character") -> RunDir:
-        """Make a run of settings that someone wrote as files. Raises as ``create`` does, and ModelError."""
+    def add(
+        self,
+        config: TrainConfig,
+        *,
+        trigger: str = "",
+        whose: str = "mine",
+        goal: str = "character",
+        engine: str = "native",
+        checkout: Path | None = None,
+    ) -> RunDir:
+        """Make a run of settings that someone wrote as files, for one of ``engines.NAMES``; ``checkout`` is the folder
+        of sd-scripts, where it was named. Raises as ``create`` does, and ModelError."""
         info = inspect(Path(config.model.base_model))
         name = fresh_name(safe_name(config.output.name) or "lora", self.taken_names())
         folder = Path(config.output.folder) if config.output.folder else self.lora_dir
         config = dataclasses.replace(config, output=dataclasses.replace(config.output, name=name, folder=str(folder)))
-        problems = (*config.problems(), *unsupported(config))
+        problems = (*config.problems(), *self._against(config, engine, info.family, checkout))
         if problems:
             raise ConfigError.from_problems(problems)
         subsets = [subset for dataset in config.data.datasets for subset in dataset.subsets if not subset.is_reg]
@@ -255,9 +267,20 @@ class Jobs:
                 pictures=subsets[0].image_dir if subsets else "",
                 created=time.time(),
                 family=info.family,
+                engine=engine,
+                checkout=str(checkout.resolve()) if checkout is not None else "",
                 plan=plan.to_table(),
             ).write(run.job_path)
         return run
+
+    def _against(
+        self, config: TrainConfig, engine: str, family: str, checkout: Path | None = None
+    ) -> tuple[Problem, ...]:
+        """What stands against these settings on this engine. Raises JobError for an engine that we don't know."""
+        main, dataset = to_kohya(config)
+        asked = Asked(main, dataset, family, self.data_dir, checkout, device=estimate.device())
+        judged = engines.get(engine).judge(asked)
+        return (*judged.problems, *(unsupported(config) if engine == "native" else ()))
 
     @contextlib.contextmanager
     def _new_run(self, name: str) -> Iterator[RunDir]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .. import atomic
+from ..adapters.card import fresh_path as fresh_path
+from ..adapters.card import write_card as write_card
 from ..errors import JobError
 from .network import LoraNetwork
 
@@ -92,24 +93,3 @@ def load_state(state: Path, network: LoraNetwork, optimizer: torch.optim.Optimiz
             reason=str(error),
         ) from error
     return Progressed(int(said["step"]), float(said["train_seconds"]))
-
-
-def fresh_path(folder: Path, stem: str, suffix: str = ".safetensors") -> Path:
-    """A path in ``folder`` that no file has: ``stem``, else ``stem-2``, ``stem-3`` …"""
-    path, number = folder / f"{stem}{suffix}", 2
-    while path.exists():
-        path, number = folder / f"{stem}-{number}{suffix}", number + 1
-    return path
-
-
-def write_card(adapter: Path, *, trigger: str, description: str, preview: Path | None) -> None:
-    """Put the card beside an adapter: A1111's user metadata as JSON, and a preview picture. Raises OSError."""
-    card: Mapping[str, Any] = {
-        "description": description,
-        "activation text": trigger,
-        "preferred weight": 0.8,
-        "notes": "",
-    }
-    atomic.write_text(adapter.with_suffix(".json"), json.dumps(card, ensure_ascii=False, indent=2) + "\n")
-    if preview is not None and preview.is_file():
-        atomic.write_bytes(adapter.with_suffix(".png"), preview.read_bytes())
