@@ -51,29 +51,36 @@ def read_items(dataset: DatasetConfig, *, fallback: str = "", index: int = 0) ->
     none, where the subset gives no ``class_tokens``; ``index`` is the dataset's number in the run. Raises DataError
     for a folder or metadata file that can't be read, or if nothing is left.
     """
-    items: list[Item] = []
+    subsets, remarks = read_subsets(dataset, fallback=fallback, index=index)
+    return [item for _, items in subsets for item in items], remarks
+
+
+def read_subsets(
+    dataset: DatasetConfig, *, fallback: str = "", index: int = 0
+) -> tuple[list[tuple[int, list[Item]]], list[Message]]:
+    """As ``read_items``, with the pictures of each subset together: its number in the dataset, then its pictures."""
+    found: list[tuple[int, list[Item]]] = []
     remarks: list[Message] = []
-    for subset in _once_each(dataset.subsets, remarks):
+    for number, subset in _once_each(dataset.subsets, remarks):
         parts = [subset] if _metadata_file(subset) else _parts(subset, remarks)
-        for part in parts:
-            items += _Reader(part, fallback, index, remarks).items()
-    if not any(not item.is_reg for item in items):
+        found.append((number, [item for part in parts for item in _Reader(part, fallback, index, remarks).items()]))
+    if all(item.is_reg for _, items in found for item in items):
         raise DataError(
             "There is no picture to train on.",
             why="{folders} has none that can be read.",
             todo="Put PNG, JPEG or WebP pictures there, or choose another folder.",
             folders=", ".join(subset.image_dir or _metadata_file(subset) for subset in dataset.subsets),
         )
-    return items, remarks
+    return found, remarks
 
 
 def _metadata_file(subset: SubsetConfig) -> str:
     return getattr(subset, "metadata_file", "") or ""
 
 
-def _once_each(subsets: Sequence[SubsetConfig], remarks: list[Message]) -> Iterator[SubsetConfig]:
+def _once_each(subsets: Sequence[SubsetConfig], remarks: list[Message]) -> Iterator[tuple[int, SubsetConfig]]:
     seen = set()
-    for subset in subsets:
+    for number, subset in enumerate(subsets):
         place = (subset.image_dir, _metadata_file(subset))
         if place in seen:
             remarks.append(
@@ -84,7 +91,7 @@ def _once_each(subsets: Sequence[SubsetConfig], remarks: list[Message]) -> Itera
             )
             continue
         seen.add(place)
-        yield subset
+        yield number, subset
 
 
 def _parts(subset: SubsetConfig, remarks: list[Message]) -> list[SubsetConfig]:
