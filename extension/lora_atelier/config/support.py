@@ -15,9 +15,6 @@ from .train import TrainConfig
 # "subset" stand for each of them. Whoever implements one takes it out.
 NOT_YET: tuple[str, ...] = (
     "model.vae",
-    "model.no_half_vae",
-    "model.clip_skip",
-    "model.max_token_length",
     "model.base_weights",
     "output.save_every_n_epochs",
     "output.save_n_epoch_ratio",
@@ -65,8 +62,6 @@ NOT_YET: tuple[str, ...] = (
     "memory.full_bf16",
     "memory.fp8_base",
     "memory.fp8_base_unet",
-    "loss.masked_loss",
-    "loss.weighted_captions",
     "sampling.sample_every_n_epochs",
     "validation.validate_every_n_epochs",
     "validation.max_validation_steps",
@@ -86,9 +81,6 @@ NOT_YET: tuple[str, ...] = (
     "subset.color_aug",
     "subset.random_crop",
     "subset.face_crop_aug_range",
-    "subset.resize_interpolation",
-    "subset.alpha_mask",
-    "subset.conditioning_data_dir",
     "subset.diff_output_preservation",
 )
 # They cost or save time and memory, and change nothing in the LoRA; our trainer does not read them, and says so.

@@ -1,10 +1,11 @@
-"""What a step needs of pictures and captions, computed once: latents' posteriors and the captions' conditioning."""
+"""What a step needs of pictures and captions, computed once and kept: latents' posteriors and texts' conditioning."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -12,22 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from ..datasets.buckets import Framing
+from ..errors import ModelError
 from ..models.load import Model
-from ..models.text import TextConditioning
-from ..safetensors_header import BrokenFileError
-from ..safetensors_tensors import read_all
+from ..models.text import Reading, TextConditioning
 from . import noise
+from .caches import TensorCache
 
-Progress = Callable[[int, int], None]
-
-
-def vae_key(model: Model) -> str:
-    """16 hex digits that stand for the VAE's weights, so that another VAE's latents are never taken for its own."""
-    digest = hashlib.blake2b(digest_size=8)
-    for parameter in model.vae.parameters():
-        flat = parameter.detach().to("cpu").contiguous().view(torch.uint8)
-        digest.update(flat.numpy().tobytes())
-    return digest.hexdigest()
+# Raised when pictures or texts come to be prepared otherwise, so that what was kept before is not taken for it.
+_PIXELS, _READING = 1, 1
 
 
 def to_pixels(picture: Image.Image) -> Tensor:
@@ -36,57 +29,84 @@ def to_pixels(picture: Image.Image) -> Tensor:
     return torch.from_numpy(values).permute(2, 0, 1)[None] / 127.5 - 1
 
 
-class LatentCache:
-    """Posteriors (mean, std), float32, of pictures encoded alone; kept on disk by what they were made from.
+def cut_name(framing: Framing, interpolation: str = "") -> str:
+    """What stands in the name of a kept file for the size and the cut of its picture."""
+    (width, height), whole = framing.bucket, framing.resized
+    return f"{width}x{height}-of-{whole[0]}x{whole[1]}{'-' if interpolation else ''}{interpolation}"
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Posteriors (mean, std), (2, 4, h, w), scaled, float32, of pictures encoded alone; ``vae`` stands for the encoder.
 
     Each picture is encoded alone: in a batch its values would depend, in the last digits, on its neighbours.
     """
 
-    def __init__(self, folder: Path, model: Model | None, vae: str) -> None:
-        self._folder, self._model, self._vae = folder, model, vae
+    kept: TensorCache
+    vae: str
 
-    def posterior(
-        self, sha256: str, mirrored: bool, framing: Framing, open_picture: Callable[[], Image.Image]
+    def read(self, sha256: str, mirrored: bool, framing: Framing, interpolation: str = "") -> Tensor | None:
+        """The posterior of a picture from the cache, None if it is not there."""
+        tensors = self.kept.read(self._name(sha256, mirrored, framing, interpolation))
+        found = tensors.get("posterior") if tensors else None
+        width, height = framing.bucket
+        return found if found is not None and found.shape[-2:] == (height // 8, width // 8) else None
+
+    def make(
+        self,
+        model: Model,
+        picture: Image.Image,
+        sha256: str,
+        mirrored: bool,
+        framing: Framing,
+        interpolation: str = "",
     ) -> Tensor:
-        """Mean and standard deviation, (2, 4, h, w), scaled; from the cache, or encoded and put there.
-
-        A cache that can't be written (disk full) costs time at the next run and nothing else.
-        """
-        (width, height), whole = framing.bucket, framing.resized
-        cut = f"{width}x{height}-of-{whole[0]}x{whole[1]}{'-m' if mirrored else ''}"
-        name = f"{sha256[:32]}-{self._vae}-{cut}.safetensors"
-        path = self._folder / name[:2] / name
-        kept = _read(path)
-        if kept is not None and kept.shape[-2:] == (height // 8, width // 8):
-            return kept
-        picture = open_picture()
+        """Encode a picture that is cut to its bucket, and keep it. Raises ModelError if the VAE gives no numbers."""
         if mirrored:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        assert self._model is not None
         with torch.no_grad():
-            mean, std = self._model.encode_images(to_pixels(picture))
+            mean, std = model.encode_images(to_pixels(picture))
         made = torch.cat([mean, std]).to("cpu", torch.float32)
-        _write(path, made)
+        if not made.isfinite().all():
+            raise ModelError(
+                "The VAE of the base model makes no numbers of a picture.",
+                why="They overflow in this precision.",
+                todo="Set no_half_vae, or choose another precision.",
+            )
+        self.kept.write(self._name(sha256, mirrored, framing, interpolation), {"posterior": made})
         return made
 
-
-def _read(path: Path) -> Tensor | None:
-    try:
-        tensors, _ = read_all(path)
-        return tensors.get("posterior")
-    except (OSError, BrokenFileError):
-        return None
+    def _name(self, sha256: str, mirrored: bool, framing: Framing, interpolation: str) -> str:
+        return f"{sha256[:32]}-{self.vae}-{_PIXELS}-{cut_name(framing, interpolation)}{'-m' if mirrored else ''}"
 
 
-def _write(path: Path, posterior: Tensor) -> None:
-    from safetensors.torch import save
+@dataclass(frozen=True)
+class Texts:
+    """The conditioning of captions, each encoded alone; ``te`` stands for the text encoders."""
 
-    from .. import atomic
+    kept: TensorCache
+    te: str
+    reading: Reading
 
-    try:
-        atomic.write_bytes(path, save({"posterior": posterior}))
-    except OSError as error:
-        print(f"The latent cache can't be written: {error}")
+    def read(self, caption: str) -> TextConditioning | None:
+        """The conditioning of a caption from the cache, on the CPU; None if it is not there."""
+        tensors = self.kept.read(self._name(caption))
+        if not tensors or "context" not in tensors:
+            return None
+        return TextConditioning(tensors["context"], tensors.get("pooled"))
+
+    @torch.no_grad()
+    def make(self, model: Model, caption: str) -> TextConditioning:
+        """Encode a caption, and keep it; on the model's device."""
+        made = model.read([caption], self.reading)
+        tensors = {"context": made.context, "pooled": made.pooled}
+        kept = {name: tensor.cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
+        self.kept.write(self._name(caption), kept)
+        return made
+
+    def _name(self, caption: str) -> str:
+        said = json.dumps([_READING, caption, asdict(self.reading)])
+        return f"{hashlib.sha256(said.encode()).hexdigest()[:32]}-{self.te}"
 
 
 def draw_latents(posterior: Tensor, *key: noise.Key) -> Tensor:
@@ -95,25 +115,12 @@ def draw_latents(posterior: Tensor, *key: noise.Key) -> Tensor:
     return mean + std * noise.gaussian(mean.shape, *key)
 
 
-@torch.no_grad()
-def encode_captions(model: Model, captions: Iterable[str], progress: Progress) -> dict[str, TextConditioning]:
-    """The conditioning of every distinct caption, each encoded alone, on the model's device."""
-    distinct = sorted(set(captions))
-    encoded = {}
-    for done, caption in enumerate(distinct):
-        encoded[caption] = model.encode([caption])
-        progress(done + 1, len(distinct))
-    return encoded
+def moved(text: TextConditioning, device: torch.device) -> TextConditioning:
+    """The conditioning on another device."""
+    return TextConditioning(text.context.to(device), None if text.pooled is None else text.pooled.to(device))
 
 
 def stack(conditions: Sequence[TextConditioning]) -> TextConditioning:
     """One conditioning for a batch."""
     pooled = [c.pooled for c in conditions if c.pooled is not None]
     return TextConditioning(torch.cat([c.context for c in conditions]), torch.cat(pooled) if pooled else None)
-
-
-def captions_for(model: Model, captions: Sequence[str], cached: Mapping[str, TextConditioning]) -> TextConditioning:
-    """The batch's conditioning: from the cache where the text encoders are frozen, else encoded with gradients."""
-    if cached:
-        return stack([cached[caption] for caption in captions])
-    return model.encode(captions)

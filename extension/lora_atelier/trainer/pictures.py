@@ -1,10 +1,9 @@
-"""The pictures of a run: read, admitted, some held out, turned into what a step needs of them."""
+"""The pictures of a run: read, admitted, some held out, shown as a step needs them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from PIL import Image
@@ -13,44 +12,86 @@ from ..config import DatasetConfig, TrainConfig
 from ..datasets import buckets, pixels
 from ..datasets.buckets import Framing
 from ..datasets.items import Item, read_items
-from ..errors import DataError, message
-from ..models.load import Model
+from ..datasets.record import Entry
 from ..rights import gate
 from . import noise
 from .batches import BatchPlan, Sight, balanced_repeats
-from .conditions import LatentCache, vae_key
 from .loop import Example
-from .run import Run, StopRequestedError
+from .run import Run
 
 _FEWEST_FOR_HOLDING_OUT = 8
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A picture cut to its bucket, and how opaque it is there ("L"); None where it has no transparency."""
+
+    picture: Image.Image
+    opacity: Image.Image | None
+
+
 @dataclass
 class Pictures:
-    """What a run trains on and what it measures on; ``resolved`` says what each picture's bucket is."""
+    """What a run trains on and what it measures on; ``datasets`` says at which resolution each picture is seen."""
 
     admitted: gate.Admitted
     train: list[Item]
     heldout: list[Item]
     datasets: dict[Item, DatasetConfig]
     warnings: tuple[Any, ...] = ()
+    _framings: dict[Item, Framing] = field(default_factory=dict, repr=False)
+
+    def __iter__(self) -> Iterator[Item]:
+        yield from self.train
+        yield from self.heldout
 
     def framing(self, item: Item) -> Framing:
-        """The picture's bucket and how it is cut to it."""
-        return buckets.frame(item.width, item.height, self.datasets[item])
+        """The picture's bucket and how it is cut to it: that of its metadata file, else the nearest one."""
+        if item not in self._framings:
+            if item.bucket is not None:
+                self._framings[item] = buckets.cover(item.width, item.height, item.bucket)
+            else:
+                self._framings[item] = buckets.frame(item.width, item.height, self.datasets[item])
+        return self._framings[item]
 
-    def open(self, item: Item) -> Image.Image:
+    def show(self, item: Item) -> Shown:
         """The admitted picture, cut to its bucket. Raises RightsError if its file changed, DataError if broken."""
-        shown = pixels.upright(self.admitted.open(item))
-        return pixels.framed(pixels.on_white(shown), self.framing(item))
+        upright = pixels.upright(self.admitted.open(item))
+        framing, opacity = self.framing(item), pixels.alpha(upright)
+        return Shown(
+            pixels.framed(pixels.on_white(upright), framing, interpolation=item.resize_interpolation),
+            None if opacity is None else pixels.framed(opacity, framing, interpolation=item.resize_interpolation),
+        )
+
+    def remove(self, item: Item) -> None:
+        """Leave out a picture that turned out broken."""
+        (self.train if item in self.train else self.heldout).remove(item)
+
+    def entry(self, item: Item, *, held_out: bool, mask_sha256: str = "") -> Entry:
+        """What the run's list says of a picture."""
+        framing = self.framing(item)
+        use = {
+            "bucket": framing.bucket,
+            "resized": framing.resized,
+            "repeats": item.num_repeats,
+            "is_reg": item.is_reg,
+            "held_out": held_out,
+            "flip_aug": item.flip_aug,
+            "caption_dropout_rate": item.caption_dropout_rate,
+            "alpha_mask": item.alpha_mask,
+            "mask": mask_sha256,
+            "resize_interpolation": item.resize_interpolation,
+            **asdict(item.rules),
+        }
+        return Entry(item.path.name, self.admitted.sha256(item), item.caption, use)
 
 
 def read_pictures(this: Run) -> Pictures:
     """All pictures of the run, admitted; some held out. Raises DataError, RightsError."""
     this.preparing("pictures")
     warnings, datasets = [], {}
-    for dataset in this.config.data.datasets:
-        items, remarks = read_items(dataset, fallback=this.job.trigger)
+    for index, dataset in enumerate(this.config.data.datasets):
+        items, remarks = read_items(dataset, fallback=this.job.trigger, index=index)
         warnings += remarks
         datasets.update(dict.fromkeys(items, dataset))
     admitted = gate.admit(list(datasets), this.path, whose=this.job.whose)
@@ -64,58 +105,6 @@ def read_pictures(this: Run) -> Pictures:
     apart = set(heldout)
     train = [item for item in admitted.items if item not in apart]
     return Pictures(admitted, train, heldout, datasets, tuple(warnings))
-
-
-def read_examples(this: Run, model: Model, pictures: Pictures) -> tuple[list[Example], list[Example]]:
-    """Posteriors and captions of all pictures; one that turns out broken is named and left out.
-
-    Without held-out pictures, training pictures are measured on. Raises DataError if none is left.
-    """
-    cache = LatentCache(_cache_folder(this.path), model, vae_key(model))
-    total = len(pictures.train) + len(pictures.heldout)
-    done = 0
-
-    def build(items: list[Item]) -> list[Example]:
-        nonlocal done
-        made = []
-        for item in list(items):
-            if this.stop_requested():
-                raise StopRequestedError
-            try:
-                made.append(_example(this, cache, pictures, item))
-            except DataError as error:
-                items.remove(item)
-                this.warn(message("“{name}” is left out: {reason}", name=item.path.name, reason=str(error)))
-            done += 1
-            this.preparing("latents", done, total)
-        return made
-
-    train, heldout = build(pictures.train), build(pictures.heldout)
-    if all(item.is_reg for item in pictures.train):
-        raise DataError(
-            "There is no picture to train on.",
-            why="None of the pictures can be decoded.",
-            todo="Save them again as PNG or JPEG.",
-        )
-    own = [example for example, item in zip(train, pictures.train, strict=True) if not item.is_reg]
-    return train, heldout or own[:4]
-
-
-def _example(this: Run, cache: LatentCache, pictures: Pictures, item: Item) -> Example:
-    framing, sha256 = pictures.framing(item), pictures.admitted.sha256(item)
-    sides = (False, True) if item.flip_aug else (False,)
-    return Example(
-        posteriors=tuple(cache.posterior(sha256, side, framing, lambda: pictures.open(item)) for side in sides),
-        caption=item.caption,
-        size=framing.bucket,
-        weight=this.config.loss.prior_weight if item.is_reg else 1.0,
-        key=sha256,
-    )
-
-
-def _cache_folder(run_dir: Path) -> Path:
-    """Beside the runs, so that the next run of the same pictures finds it; in a run that stands alone, inside it."""
-    return (run_dir.parents[1] if run_dir.parent.name == "runs" else run_dir) / "cache" / "latents"
 
 
 def plan_of(config: TrainConfig, pictures: Pictures, examples: Sequence[Example]) -> BatchPlan:

@@ -63,7 +63,7 @@ def parse(line: str, *, sampler: str = "ddim") -> SamplePrompt:
     )
 
 
-def draw(model: Model, prompt: SamplePrompt, path: Path) -> None:
+def draw(model: Model, prompt: SamplePrompt, path: Path, *, clip_skip: int = 0) -> None:
     """Make one picture with the model as it is and write it to ``path``. Raises HostError, OSError, RuntimeError."""
     request = sampling.Txt2Img(
         prompts=(prompt.text,),
@@ -74,6 +74,7 @@ def draw(model: Model, prompt: SamplePrompt, path: Path) -> None:
         width=prompt.width,
         height=prompt.height,
         seeds=(prompt.seed,),
+        clip_skip=clip_skip or None,
     )
     (picture,) = sampling.sample(model, request)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,20 @@ from ..config import TrainConfig
 from ..errors import ExtensionError, message
 from ..events import Finished, Sampled, Saved, Started, Stopped
 from ..models import detect
-from ..models import load as models
 from ..models.layers import target_layers, te_prefixes
 from ..models.load import Model
 from ..models.sample import DEFAULT_SAMPLER, scheduler
-from ..models.text import TextConditioning
 from . import checkpoint, losses, samples
 from .checkpoint import Progressed
-from .conditions import captions_for, encode_captions
 from .loop import Example, Loop, Trainee, validated
 from .metadata import metadata
 from .network import LoraNetwork
-from .pictures import Pictures, plan_of, read_examples, read_pictures
+from .pictures import Pictures, plan_of, read_pictures
+from .preparation import Condition, Preparation
 from .run import Run, announce, peak_memory_bytes
 
 # How often, over the run, where the settings say "choose for me".
 _CHECKPOINTS, _SAMPLES, _MEASUREMENTS = 10, 5, 10
-PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Session:
@@ -63,16 +59,13 @@ class Session:
             )
         )
         announce(this, pictures.warnings)
-        this.preparing("model")
         info = detect.inspect(Path(config.model.base_model))
         if info.family == "toy":
             # Its layers are too small to share: threads that wait for each other on busy cores cost ten times more.
             torch.set_num_threads(1)
-        dtype = PRECISIONS[config.schedule.mixed_precision]
-        model = models.load(info, dtype=dtype, device=accelerator.device)
-        examples, heldout = read_examples(this, model, pictures)
-        condition = _conditioner(this, model, [*examples, *heldout])
-        trainee = _trainee(this, model, accelerator, condition)
+        prepared = Preparation(this, pictures, info, accelerator.device).prepare()
+        examples, heldout = prepared.examples, prepared.heldout
+        trainee = _trainee(this, prepared.model, accelerator, prepared.condition)
         loop = Loop(
             config=config,
             trainee=trainee,
@@ -137,7 +130,7 @@ class Session:
             name = f"step-{step:06d}-{number + 1:02d}.png"
             path = self.this.path / "samples" / name
             try:
-                samples.draw(self.trainee.model, prompt, path)
+                samples.draw(self.trainee.model, prompt, path, clip_skip=config.model.clip_skip)
             except (ExtensionError, OSError, RuntimeError) as error:
                 self.this.warn(message("A sample picture failed: {reason}.", reason=str(error).rstrip(".")))
                 continue
@@ -232,18 +225,7 @@ class Session:
 # ------------------------------------------------------------------------------------------- model and network
 
 
-def _conditioner(this: Run, model: Model, examples: Sequence[Example]) -> Callable[[Sequence[str]], TextConditioning]:
-    """How captions become conditioning: read from a cache while the text encoders are frozen."""
-    cached: dict[str, TextConditioning] = {}
-    if not this.config.network.train_te:
-        captions = ["", *(example.caption for example in examples)]
-        cached = encode_captions(model, captions, lambda done, total: this.preparing("captions", done, total))
-    return lambda captions: captions_for(model, captions, cached)
-
-
-def _trainee(
-    this: Run, model: Model, accelerator: Any, condition: Callable[[Sequence[str]], TextConditioning]
-) -> Trainee:
+def _trainee(this: Run, model: Model, accelerator: Any, condition: Condition) -> Trainee:
     config = this.config
     if config.schedule.gradient_checkpointing:
         model.unet.enable_gradient_checkpointing()

@@ -1,0 +1,291 @@
+"""What a run needs before its first step: pictures and captions encoded, or found encoded, and the rest of the model.
+
+Every check comes before the model is read. Of the model nothing is read that is not needed: where pictures and captions
+were encoded before, and no samples are asked for, neither VAE nor text encoders are; else they are freed once all is
+encoded, before the U-Net is read.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .. import memory
+from ..config import TrainConfig
+from ..datasets import checks, record
+from ..datasets.cache import LATENTS, MASKS, TEXTS, CacheFolder
+from ..datasets.items import Item
+from ..errors import DataError, message
+from ..models import load as models
+from ..models.attention import weighted_parts
+from ..models.detect import ModelInfo
+from ..models.load import Model
+from ..models.text import Reading, TextConditioning
+from ..models.tokenizer import ClipTokenizer
+from .caches import TensorCache, part_key
+from .checkpoint import latest_state
+from .conditions import Latents, Texts, moved, stack
+from .loop import Example
+from .masking import MaskFile, Masks
+from .pictures import Pictures
+from .run import Run, StopRequestedError, announce
+
+PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# Decoded pictures that wait for the VAE; beyond this they are decoded a second time.
+_HELD_BYTES = 256_000_000
+# A text encoder's window without its two marks.
+WINDOW_TOKENS = 75
+
+Condition = Callable[[Sequence[str]], TextConditioning]
+_Reader = Callable[[Model, Sequence[str]], TextConditioning]
+
+
+@dataclass
+class Prepared:
+    """A model with the parts that the training needs, and what it is trained and measured on."""
+
+    model: Model
+    examples: list[Example]
+    heldout: list[Example]
+    condition: Condition
+
+
+@dataclass
+class _Draft:
+    """A picture on its way to an example: what is known of it before anything is encoded."""
+
+    item: Item
+    held_out: bool
+    posteriors: list[Tensor | None]
+    mask: Tensor | None = None
+    mask_sha256: str = ""
+    picture: Image.Image | None = None
+
+    @property
+    def is_encoded(self) -> bool:
+        return all(posterior is not None for posterior in self.posteriors)
+
+
+@dataclass
+class Preparation:
+    """Makes a run ready, in the order of its methods."""
+
+    this: Run
+    pictures: Pictures
+    info: ModelInfo
+    device: torch.device
+    began: float = field(default_factory=time.time)
+    _held_bytes: int = 0
+
+    @property
+    def config(self) -> TrainConfig:
+        return self.this.config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return PRECISIONS[self.config.schedule.mixed_precision]
+
+    def prepare(self) -> Prepared:
+        """All of it. Raises DataError, RightsError, ModelError, StopRequestedError."""
+        folder = CacheFolder.of_run(self.this.path)
+        vae_dtype = torch.float32 if self.config.model.no_half_vae else self.dtype
+        latents = Latents(TensorCache(folder, LATENTS), self._key(folder, "vae", vae_dtype))
+        masks = Masks(TensorCache(folder, MASKS))
+        drafts = self._drafts(latents, masks)
+        self._check(drafts)
+        self._compare(drafts)
+
+        samples = bool(self.config.sampling.prompts)
+        model = Model(self.info, {})
+        if samples or not all(draft.is_encoded for draft in drafts):
+            self.this.preparing("model")
+            model = models.load(self.info, ("vae",), vae_dtype, self.device)
+            self._encode(model, latents, drafts)
+        examples = [self._example(draft) for draft in drafts if not draft.held_out]
+        heldout = [self._example(draft) for draft in drafts if draft.held_out]
+        if not samples:
+            model.vae = None
+            self._give_back()
+
+        condition = self._conditioner(model, folder, [*examples, *heldout], keep=samples)
+        self.this.preparing("model")
+        whole = models.load(self.info, ("unet",), self.dtype, self.device)
+        whole.vae, whole.text_encoders, whole.tokenizers = model.vae, model.text_encoders, model.tokenizers
+        folder.clean(used_since=self.began)
+        own = [draft for draft in drafts if not draft.held_out]
+        seen = [example for example, draft in zip(examples, own, strict=True) if not draft.item.is_reg]
+        return Prepared(whole, examples, heldout or seen[:4], lambda captions: condition(whole, captions))
+
+    # ------------------------------------------------------------------------------- before the model is read
+
+    def _key(self, folder: CacheFolder, part: str, dtype: torch.dtype) -> str:
+        """What stands for an encoder in the names of what it made: its weights, and the precision it has."""
+        return f"{part_key(folder, self.info, part)}-{str(dtype).removeprefix('torch.')}"
+
+    def _drafts(self, latents: Latents, masks: Masks) -> list[_Draft]:
+        """All pictures, from the cache or decoded; one that turns out broken is named and left out."""
+        drafts = []
+        heldout, items = set(self.pictures.heldout), list(self.pictures)
+        for done, item in enumerate(items):
+            if self.this.stop_requested():
+                raise StopRequestedError
+            try:
+                drafts.append(self._draft(item, item in heldout, latents, masks))
+            except DataError as error:
+                self.pictures.remove(item)
+                self.this.warn(message("“{name}” is left out: {reason}", name=item.path.name, reason=str(error)))
+            self.this.preparing("pictures", done + 1, len(items))
+        if all(item.is_reg for item in self.pictures.train):
+            raise DataError(
+                "There is no picture to train on.",
+                why="None of the pictures can be decoded.",
+                todo="Save them again as PNG or JPEG.",
+            )
+        return drafts
+
+    def _draft(self, item: Item, held_out: bool, latents: Latents, masks: Masks) -> _Draft:
+        sha256, framing = self.pictures.admitted.sha256(item), self.pictures.framing(item)
+        sides = (False, True) if item.flip_aug else (False,)
+        draft = _Draft(
+            item, held_out, [latents.read(sha256, side, framing, item.resize_interpolation) for side in sides]
+        )
+        has_mask = self.config.loss.masked_loss and item.mask is not None
+        file = MaskFile.read(item.mask) if has_mask and item.mask is not None else None
+        is_masked = file is not None or item.alpha_mask
+        draft.mask_sha256 = file.sha256 if file is not None else ""
+        draft.mask = masks.read(item, sha256, file, framing) if is_masked else None
+        if draft.is_encoded and (draft.mask is not None or not is_masked):
+            return draft
+        shown = self.pictures.show(item)
+        if is_masked and draft.mask is None:
+            draft.mask = masks.make(item, sha256, file, framing, shown.opacity)
+        if not draft.is_encoded:
+            self._hold(draft, shown.picture)
+        return draft
+
+    def _hold(self, draft: _Draft, picture: Image.Image) -> None:
+        size_bytes = picture.width * picture.height * 3
+        if self._held_bytes + size_bytes <= _HELD_BYTES:
+            self._held_bytes += size_bytes
+            draft.picture = picture
+
+    def _check(self, drafts: Sequence[_Draft]) -> None:
+        """Say what is unusual about pictures, masks, captions and trigger."""
+        own = [draft.item for draft in drafts if not draft.item.is_reg]
+        said = [*checks.few_pictures(len(own)), *checks.common_trigger(self.this.job.trigger)]
+        said += checks.black_masks([d.item.path.name for d in drafts if d.mask is not None and not d.mask.any()])
+        said += checks.long_captions(
+            {item.caption: item.path.name for item in reversed(own)},
+            limit=self.config.model.max_token_length,
+            count=self._counter(),
+        )
+        announce(self.this, said)
+
+    def _counter(self) -> Callable[[str], int]:
+        """How many tokens the text encoders see of a caption; the tokenizers are read at the first call."""
+        tokenizers: list[ClipTokenizer] = []
+
+        def count(caption: str) -> int:
+            if not tokenizers:
+                tokenizers.extend(models.read_tokenizers(self.info))
+            parts = [text for text, _ in weighted_parts(caption)] if self.config.loss.weighted_captions else [caption]
+            return max(sum(len(each.tokens(part)) for part in parts) for each in tokenizers)
+
+        return count
+
+    def _compare(self, drafts: Sequence[_Draft]) -> None:
+        """Refuse to go on with other pictures than the run began with; write the list down when it begins.
+
+        Raises DataError; OSError if the list can't be written.
+        """
+        now = [self.pictures.entry(d.item, held_out=d.held_out, mask_sha256=d.mask_sha256) for d in drafts]
+        path = self.this.path / record.FILE
+        before = record.read(path)
+        if before is None or latest_state(self.this.path / "state") is None:
+            record.write(path, now)
+            return
+        found = record.difference(before, now)
+        if found:
+            announce(self.this, list(found.sentences()))
+            raise found.error()
+
+    # ------------------------------------------------------------------------------------- with the encoders
+
+    def _encode(self, model: Model, latents: Latents, drafts: Sequence[_Draft]) -> None:
+        """Fill in the posteriors that the cache did not have. Raises RightsError if a picture changed meanwhile."""
+        for done, draft in enumerate(drafts):
+            if self.this.stop_requested():
+                raise StopRequestedError
+            if not draft.is_encoded:
+                self._encode_one(model, latents, draft)
+            self.this.preparing("latents", done + 1, len(drafts))
+
+    def _encode_one(self, model: Model, latents: Latents, draft: _Draft) -> None:
+        item = draft.item
+        sha256, framing = self.pictures.admitted.sha256(item), self.pictures.framing(item)
+        picture = draft.picture or self.pictures.show(item).picture
+        draft.picture = None
+        for side, found in enumerate(draft.posteriors):
+            if found is None:
+                made = latents.make(model, picture, sha256, bool(side), framing, item.resize_interpolation)
+                draft.posteriors[side] = made
+
+    def _example(self, draft: _Draft) -> Example:
+        item = draft.item
+        return Example(
+            posteriors=tuple(posterior for posterior in draft.posteriors if posterior is not None),
+            caption=item.caption,
+            size=self.pictures.framing(item).bucket,
+            weight=self.config.loss.prior_weight if item.is_reg else 1.0,
+            key=self.pictures.admitted.sha256(item),
+            loss_mask=draft.mask,
+        )
+
+    def _conditioner(self, model: Model, folder: CacheFolder, examples: Sequence[Example], *, keep: bool) -> _Reader:
+        """How captions become conditioning: read beforehand while the text encoders are frozen.
+
+        Puts the text encoders into ``model`` if they are trained or ``keep`` asks for them.
+        """
+        config = self.config
+        reading = Reading(
+            clip_skip=config.model.clip_skip,
+            windows=config.model.max_token_length // WINDOW_TOKENS,
+            joined=True,
+            weighted=config.loss.weighted_captions,
+        )
+        if config.network.train_te:
+            self._read_text_encoders(model)
+            return lambda whole, captions: whole.read(captions, reading)
+        texts = Texts(TensorCache(folder, TEXTS), self._key(folder, "te", self.dtype), reading)
+        captions = sorted({"", *(example.caption for example in examples)})
+        found = {caption: texts.read(caption) for caption in captions}
+        if keep or not all(found.values()):
+            self._read_text_encoders(model)
+        known: dict[str, TextConditioning] = {}
+        for done, caption in enumerate(captions):
+            if self.this.stop_requested():
+                raise StopRequestedError
+            known[caption] = moved(found[caption] or texts.make(model, caption), self.device)
+            self.this.preparing("captions", done + 1, len(captions))
+        if not keep:
+            model.text_encoders = model.tokenizers = ()
+            self._give_back()
+        return lambda _, captions: stack([known[caption] for caption in captions])
+
+    def _read_text_encoders(self, model: Model) -> None:
+        self.this.preparing("model")
+        read = models.load(self.info, ("te",), self.dtype, self.device)
+        model.text_encoders, model.tokenizers = read.text_encoders, read.tokenizers
+
+    def _give_back(self) -> None:
+        """Hand what was freed to the system, before the next part of the model takes it anew."""
+        gc.collect()
+        memory.give_back()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
