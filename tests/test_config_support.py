@@ -27,6 +27,10 @@ PART_OF_ANOTHER = {
     "model.base_weights_multiplier": "model.base_weights",
     "network.block_lr_zero_threshold": "network.down_lr_weight",
     "network.factor": "network.algorithm",
+    "optimizer.beta1": "optimizer.optimizer",
+    "optimizer.beta2": "optimizer.optimizer",
+    "optimizer.weight_decay": "optimizer.optimizer",
+    "optimizer.optimizer_args": "optimizer.optimizer",
     "memory.dynamo_backend": "memory.torch_compile",
     "subset.token_warmup_min": "subset.token_warmup_step",
 }

@@ -15,7 +15,8 @@ from .. import atomic
 from ..adapters.card import fresh_path as fresh_path
 from ..adapters.card import write_card as write_card
 from ..errors import JobError
-from .network import LoraNetwork
+from . import optimizers
+from .loop import Trainee
 
 SCHEMA = 1
 LATEST = "latest"
@@ -30,9 +31,7 @@ class Progressed:
     train_seconds: float = 0.0
 
 
-def save_state(
-    states: Path, network: LoraNetwork, optimizer: torch.optim.Optimizer, progressed: Progressed, *, keep: int
-) -> str:
+def save_state(states: Path, trainee: Trainee, progressed: Progressed, *, keep: int) -> str:
     """Write ``states/step-000800``, then point ``states/latest`` at it; returns the folder's name.
 
     Raises OSError (disk full); the states before are then as they were. Older states than ``keep`` are removed last.
@@ -40,8 +39,10 @@ def save_state(
     name = f"step-{progressed.step:06d}"
 
     def fill(folder: Path) -> None:
-        save_file(network.tensors(torch.float32), folder / "adapter.safetensors")
-        torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+        save_file(trainee.network.tensors(torch.float32), folder / "adapter.safetensors")
+        torch.save(trainee.optimizer.state_dict(), folder / "optimizer.pt")
+        if trainee.average is not None:
+            torch.save(trainee.average.state_dict(), folder / "average.pt")
         said = {
             "schema": SCHEMA,
             "step": progressed.step,
@@ -73,8 +74,8 @@ def latest_state(states: Path) -> Path | None:
     return states / name
 
 
-def load_state(state: Path, network: LoraNetwork, optimizer: torch.optim.Optimizer) -> Progressed:
-    """Put a state into network and optimizer. Raises JobError if it does not fit the settings or is newer."""
+def load_state(state: Path, trainee: Trainee) -> Progressed:
+    """Put a state into what is trained. Raises JobError if it does not fit the settings or is newer."""
     said: dict[str, Any] = json.loads((state / "state.json").read_text(encoding="utf-8"))
     if said["schema"] > SCHEMA:
         raise JobError(
@@ -83,9 +84,11 @@ def load_state(state: Path, network: LoraNetwork, optimizer: torch.optim.Optimiz
             todo="Update the extension.",
         )
     try:
-        network.load(load_file(state / "adapter.safetensors"))
-        optimizer.load_state_dict(torch.load(state / "optimizer.pt", map_location="cpu", weights_only=True))
-    except (KeyError, ValueError, RuntimeError) as error:
+        trainee.network.load(load_file(state / "adapter.safetensors"))
+        optimizers.load_state(trainee.optimizer, _read(state / "optimizer.pt"))
+        if trainee.average is not None:
+            trainee.average.load_state_dict(_read(state / "average.pt"))
+    except (FileNotFoundError, KeyError, ValueError, RuntimeError) as error:
         raise JobError(
             "The training can't go on.",
             why="Its state does not fit its settings: {reason}.",
@@ -93,3 +96,8 @@ def load_state(state: Path, network: LoraNetwork, optimizer: torch.optim.Optimiz
             reason=str(error),
         ) from error
     return Progressed(int(said["step"]), float(said["train_seconds"]))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state

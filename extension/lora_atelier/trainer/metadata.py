@@ -13,6 +13,7 @@ from typing import Any
 from .. import __version__
 from ..config import TrainConfig
 from ..models.detect import ModelInfo
+from . import optimizers
 
 _BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0", "toy": "lora_atelier_toy"}
 _ARCHITECTURES = {
@@ -53,8 +54,7 @@ def metadata(
         "ss_learning_rate": optimizer.learning_rate,
         "ss_unet_lr": optimizer.learning_rate,
         "ss_text_encoder_lr": optimizer.te_learning_rate if network.train_te else None,
-        "ss_optimizer": f"torch.optim.adamw.AdamW(weight_decay={optimizer.weight_decay},"
-        f"betas=({optimizer.beta1}, {optimizer.beta2}))",
+        "ss_optimizer": optimizers.described(optimizer),
         "ss_lr_scheduler": schedule.scheduler,
         "ss_lr_warmup_steps": schedule.warmup,
         "ss_max_grad_norm": optimizer.max_grad_norm,

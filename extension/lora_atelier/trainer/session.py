@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from ..adapters import file as adapter_file
-from ..config import TrainConfig
 from ..errors import ExtensionError, message
 from ..events import Finished, Sampled, Saved, Started, Stopped
 from ..models import detect
-from ..models.layers import target_layers, te_prefixes
-from ..models.load import Model
-from ..models.sample import DEFAULT_SAMPLER, scheduler
-from . import checkpoint, losses, samples
+from . import checkpoint, samples
+from .building import build
 from .checkpoint import Progressed
 from .loop import Example, Loop, Trainee, validated
 from .metadata import metadata
-from .network import LoraNetwork
 from .pictures import Pictures, plan_of, read_pictures
-from .preparation import Condition, Preparation
+from .preparation import Preparation
 from .run import Run, announce, peak_memory_bytes
 
 # How often, over the run, where the settings say "choose for me".
@@ -65,7 +59,7 @@ class Session:
             torch.set_num_threads(1)
         prepared = Preparation(this, pictures, info, accelerator.device).prepare()
         examples, heldout = prepared.examples, prepared.heldout
-        trainee = _trainee(this, prepared.model, accelerator, prepared.condition)
+        trainee = build(this, prepared.model, accelerator, prepared.condition)
         loop = Loop(
             config=config,
             trainee=trainee,
@@ -82,7 +76,7 @@ class Session:
         """Go on from the last complete state, if there is one."""
         state = checkpoint.latest_state(self.this.path / "state")
         if state is not None:
-            self.progressed = checkpoint.load_state(state, self.trainee.network, self.trainee.optimizer)
+            self.progressed = checkpoint.load_state(state, self.trainee)
             self.loop.step = self.progressed.step
         pictures = sorted((self.this.path / "samples").glob("*.png"))
         self.preview = pictures[-1] if pictures else None
@@ -123,6 +117,10 @@ class Session:
 
     def _sample(self) -> None:
         """Make the sample pictures; a failing one is a warning, never the end."""
+        with self.trainee.arrived():
+            self._draw_samples()
+
+    def _draw_samples(self) -> None:
         config, step = self.this.config, self.loop.step
         self.trainee.network.eval()
         for number, line in enumerate(config.sampling.prompts):
@@ -146,8 +144,7 @@ class Session:
         try:
             state = checkpoint.save_state(
                 self.this.path / "state",
-                self.trainee.network,
-                self.trainee.optimizer,
+                self.trainee,
                 self._progress(),
                 keep=self.this.config.output.keep_states,
             )
@@ -219,48 +216,11 @@ class Session:
             rights=self.pictures.admitted.summary(),
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        return adapter_file.write(path, self.trainee.network.tensors(dtype), described)
+        with self.trainee.arrived():
+            return adapter_file.write(path, self.trainee.network.tensors(dtype), described)
 
 
 # ------------------------------------------------------------------------------------------- model and network
-
-
-def _trainee(this: Run, model: Model, accelerator: Any, condition: Condition) -> Trainee:
-    config = this.config
-    if config.schedule.gradient_checkpointing:
-        model.unet.enable_gradient_checkpointing()
-        model.unet.train()  # diffusers checkpoints only while training; nothing in it behaves otherwise differently
-    layers = dict(target_layers(model.unet, conv=config.network.conv_rank > 0))
-    if config.network.train_te:
-        for prefix, encoder in zip(te_prefixes(len(model.text_encoders)), model.text_encoders, strict=True):
-            layers |= target_layers(encoder, prefix=prefix)
-    network = LoraNetwork(layers, config.network, seed=config.schedule.seed)
-    network.attach()
-    network.train()
-    optimizer = accelerator.prepare(_optimizer(this, network))
-    return Trainee(model, network, optimizer, accelerator, _alphas(model, config), condition)
-
-
-def _optimizer(this: Run, network: LoraNetwork) -> torch.optim.Optimizer:
-    settings = this.config.optimizer
-    rates = (("lora_unet", settings.learning_rate), ("lora_te", settings.te_learning_rate))
-    groups: list[dict[str, Any]] = []
-    for prefix, rate in rates:
-        parameters: list[nn.Parameter] = network.parameters_of(prefix)
-        if parameters:
-            groups.append({"params": parameters, "lr": rate, "peak_lr": rate})
-    return torch.optim.AdamW(
-        groups,
-        betas=(settings.beta1, settings.beta2),
-        weight_decay=settings.weight_decay,
-    )
-
-
-def _alphas(model: Model, config: TrainConfig) -> Tensor:
-    """Share of signal at each of the 1000 timesteps, (1000,), on the CPU."""
-    found: Tensor = scheduler(model, DEFAULT_SAMPLER).alphas_cumprod
-    alphas = found.float().cpu()
-    return losses.zero_terminal(alphas) if config.loss.zero_terminal_snr else alphas
 
 
 def last_step(run_dir: Path) -> int:
