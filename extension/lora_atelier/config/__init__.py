@@ -7,7 +7,10 @@ the checks and the documentation are made from it. ``recipe`` gives the values t
 from .blocks import block_weights
 from .contradictions import model_problems
 from .data import DataConfig, DatasetConfig, SubsetConfig
-from .kohya import Reading, from_kohya, read_kohya, to_kohya
+from .flags import Flags, over_dataset, read_flags
+from .gui_presets import from_gui
+from .imports import Imported, from_metadata
+from .kohya import Reading, from_kohya, read_kohya, to_kohya, try_kohya
 from .loss import LossConfig
 from .memory import MemoryConfig
 from .model import ModelConfig
@@ -30,6 +33,8 @@ __all__ = [
     "SCHEMA",
     "DataConfig",
     "DatasetConfig",
+    "Flags",
+    "Imported",
     "LossConfig",
     "MemoryConfig",
     "ModelConfig",
@@ -43,12 +48,17 @@ __all__ = [
     "TrainConfig",
     "ValidationConfig",
     "block_weights",
+    "from_gui",
     "from_kohya",
+    "from_metadata",
     "model_problems",
     "notes",
+    "over_dataset",
+    "read_flags",
     "read_kohya",
     "recipe",
     "setting",
     "to_kohya",
+    "try_kohya",
     "unsupported",
 ]

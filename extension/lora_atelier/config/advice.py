@@ -29,7 +29,7 @@ def advice(config: TrainConfig) -> Iterator[Problem]:
             if times > 1:
                 yield problem(
                     f"data.datasets.{d}",
-                    "The folder {folder} is given {times} times; sd-scripts would use it once.",
+                    "The folder {folder} is given {times} times in one dataset; it is used once, as in sd-scripts.",
                     folder=folder,
                     times=times,
                 )

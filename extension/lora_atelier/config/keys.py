@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from ..errors import Message, message
+from ..errors import Message, message, problem
 from .data import DatasetConfig, SubsetConfig
-from .network import ALGORITHMS, NetworkConfig
+from .network import ALGORITHMS, MORE_NETWORK_ARGS, NetworkConfig
 from .setting import key_of
 from .train import TrainConfig
-from .values import Field
+from .values import Field, Values
 
 GROUPS = tuple(f.name for f in fields(TrainConfig) if f.name != "data")
 
@@ -77,6 +77,19 @@ SPECIAL_KEYS = (
     "learning_rate", "text_encoder_lr", "network_module", "network_args", "network_train_unet_only", "optimizer_args",
     "use_8bit_adam", "use_lion_optimizer", "sample_prompts", "save_model_as", *DATA_KEYS,
 )  # fmt: skip
+
+# What is written on the command line or in other programs' files as the value of such a key.
+_SPECIAL_KINDS: Mapping[str, str] = {
+    **dict.fromkeys(SPECIAL_KEYS, "str"),
+    **dict.fromkeys(("network_train_unet_only", "use_8bit_adam", "use_lion_optimizer"), "bool"),
+    **dict.fromkeys(("dataset_repeats", "train_batch_size"), "int"),
+    **dict.fromkeys(("network_args", "optimizer_args"), "tuple[str, ...]"),
+    "learning_rate": "float",
+    "text_encoder_lr": "tuple[float, ...]",
+    # "512,768" and "2.0,4.0": the reader takes them apart.
+    "resolution": "str",
+    "face_crop_aug_range": "str",
+}
 
 _LOGS = message("“{key}” has no effect here: each run keeps its own log and curves.")
 _UPLOAD = message("“{key}” has no effect here: nothing is uploaded.")
@@ -151,6 +164,31 @@ def known_keys() -> list[str]:
         *plain_keys(), *subset_keys(), *dataset_keys(), *SPECIAL_KEYS, *WITHOUT_EFFECT, *OTHER_MODELS, *RESUMING,
         "dataset_class",
     ]  # fmt: skip
+
+
+def kind_of(key: str) -> str | None:
+    """The type of a key's value as it is written in our settings; "" if any will do, None for an unknown key."""
+    if key in _SPECIAL_KINDS:
+        return _SPECIAL_KINDS[key]
+    group_and_field = plain_keys().get(key)
+    f = group_and_field[1] if group_and_field else subset_keys().get(key) or dataset_keys().get(key)
+    if f is not None:
+        return str(f.type)
+    return "" if key in known_keys() else None
+
+
+def unknown_option(reader: Values, key: str) -> None:
+    """Note that ``key`` is no option of config.toml: where it belongs, or the nearest one."""
+    if key in NETWORK_ARGS or any(key in known for known in MORE_NETWORK_ARGS.values()):
+        reader.wrong(
+            problem(
+                key,
+                "“{key}” is an argument of the adapter: write it into network_args, as {key}=value.",
+                key=key,
+            )
+        )
+    else:
+        reader.unknown(key, known_keys())
 
 
 def algorithm_of(module: str, algo: str, *, decomposed: bool) -> str | None:

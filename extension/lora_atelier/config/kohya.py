@@ -18,10 +18,21 @@ from .train import TrainConfig
 
 @dataclass(frozen=True)
 class Reading:
-    """What two of kohya's files say; ``notes`` tell which of their options change nothing here, and why."""
+    """What two of kohya's files say; ``notes`` tell which of their options change nothing here, and why.
+
+    ``problems`` are options that can't be read, which are at their defaults in ``config``.
+    """
 
     config: TrainConfig
     notes: tuple[Problem, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def try_kohya(main: Mapping[str, Any], dataset: Mapping[str, Any]) -> Reading:
+    """As ``read_kohya``, but nothing is raised: for a person who is to hear of everything at once."""
+    reader = Reader()
+    config = reader.read(main, dataset)
+    return Reading(config, tuple(reader.notes), tuple(reader.problems))
 
 
 def read_kohya(main: Mapping[str, Any], dataset: Mapping[str, Any]) -> Reading:
@@ -30,11 +41,10 @@ def read_kohya(main: Mapping[str, Any], dataset: Mapping[str, Any]) -> Reading:
     Where sd-scripts has none that is of use (learning rate, seed), they have ours. Raises ConfigError with every
     problem at once: unknown keys (naming the nearest), values of another type, options of other models.
     """
-    reader = Reader()
-    config = reader.read(main, dataset)
-    if reader.problems:
-        raise ConfigError.from_problems(tuple(reader.problems))
-    return Reading(config, tuple(reader.notes))
+    reading = try_kohya(main, dataset)
+    if reading.problems:
+        raise ConfigError.from_problems(reading.problems)
+    return reading
 
 
 def from_kohya(main: Mapping[str, Any], dataset: Mapping[str, Any]) -> TrainConfig:

@@ -34,7 +34,8 @@ MORE_NETWORK_ARGS: Mapping[str, frozenset[str]] = {
     "networks.oft": frozenset({"enable_all_linear", "enable_conv"}),
     "lycoris.kohya": frozenset(
         {"preset", "use_scalar", "block_size", "train_norm", "constraint", "rescaled", "wd_on_output", "full_matrix",
-         "bypass_mode", "rs_lora", "unbalanced_factorization", "decompose_both"}
+         "bypass_mode", "rs_lora", "unbalanced_factorization", "decompose_both", "rank_dropout_scale",
+         "train_on_input"}
     ),
 }  # fmt: skip
 _BLOCK_SETTINGS = (

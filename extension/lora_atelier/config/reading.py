@@ -82,7 +82,7 @@ class Reader(Values):
                     )
                 )
         else:
-            self.unknown(key, keys.known_keys())
+            keys.unknown_option(self, key)
 
     def _optimizer(self, flat: dict[str, Any], found: dict[str, Any]) -> None:
         own = {f.name: f for f in fields(keys.group_class("optimizer"))}
@@ -251,6 +251,8 @@ class Reader(Values):
                         "dataset_repeats has no effect without in_json; a folder's repeats stand in its name.",
                     )
                 )
+        elif fallback.get("image_dir") or fallback.get("metadata_file"):
+            entries = [{"subsets": [{}]}]
         held_out: dict[str, Any] = {}
         if not entries:
             self._dataset(general | {"subsets": [{}]}, held_out)  # only for what is wrong with it

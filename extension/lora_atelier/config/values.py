@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,6 +24,31 @@ _KINDS: Mapping[str, Message] = {
     "tuple[int, int]": message("This is {value}; it must be a whole number or [width, height]."),
 }
 TRUE, FALSE = {"true", "1", "yes"}, {"false", "0", "no", "none", ""}
+
+
+def of_text(text: str, kind: str) -> Any:
+    """What ``text`` says, in the type that is written ``kind``. Raises ValueError if it says none of that type."""
+    if kind == "str":
+        return text
+    if kind == "bool":
+        if text.lower() not in TRUE | FALSE:
+            raise ValueError(text)
+        return text.lower() in TRUE
+    if kind.startswith("tuple"):
+        part = kind[len("tuple[") :].partition(",")[0]
+        return tuple(of_text(each.strip(), part) for each in text.strip("()[] ").split(",") if each.strip())
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    if kind == "float":
+        return number
+    # Large seeds have more digits than a float holds.
+    return int(number) if re.search(r"[.e]", text, re.IGNORECASE) and number.is_integer() else int(text)
+
+
+def not_of_kind(key: str, value: Any, kind: str) -> Problem:
+    """The problem of a value that is not of the type that is written ``kind``."""
+    return Problem(key, Message(_KINDS[kind].template, {"value": repr(value)}))
 
 
 class Values:
@@ -47,29 +73,15 @@ class Values:
             fits = len(value) == 2 if kind == "tuple[int, int]" else True
             if fits and all(type(each) in types for each in value):
                 return tuple(float(each) for each in value) if part == "float" else tuple(value)
-        self._another_type(key, value, kind)
+        self.wrong(not_of_kind(key, value, kind))
         return f.default
 
     def parsed(self, key: str, text: str, f: Field) -> Any:
         """The value of a "name=value" argument in the type of a setting."""
-        kind = str(f.type)
-        if kind == "str":
-            return text
         try:
-            if kind.startswith("tuple"):
-                part = int if "int" in kind else float
-                return tuple(part(each) for each in text.strip("()[] ").split(",") if each.strip())
-            if kind == "bool":
-                if text.lower() not in TRUE | FALSE:
-                    raise ValueError
-                return text.lower() in TRUE
-            return (
-                int(float(text))
-                if kind == "int" and float(text).is_integer()
-                else {"int": int, "float": float}[kind](text)
-            )
+            return of_text(text, str(f.type))
         except ValueError:
-            self._another_type(key, text, kind)
+            self.wrong(not_of_kind(key, text, str(f.type)))
             return f.default
 
     def arguments(self, key: str, given: Any) -> list[tuple[str, str]]:
@@ -97,9 +109,6 @@ class Values:
 
     def unreadable(self, key: str, argument: str) -> None:
         self.wrong(problem(key, "“{argument}” can't be read as a number.", argument=argument))
-
-    def _another_type(self, key: str, value: Any, kind: str) -> None:
-        self.wrong(Problem(key, Message(_KINDS[kind].template, {"value": repr(value)})))
 
     def wrong(self, found: Problem) -> None:
         """Note a problem."""
