@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from lora_atelier.config import NetworkConfig
+from lora_atelier.config import NetworkConfig, OptimizerConfig, TrainConfig
+from lora_atelier.trainer.groups import parameter_groups
 from lora_atelier.trainer.network import LoraNetwork
 
 LAYERS = {
@@ -107,3 +108,51 @@ def test_rank_dropout_leaves_whole_inner_places_of_a_picture_out_and_keeps_the_m
     # Each of 2^rank choices gives another answer; there are no more.
     assert len({tuple(row.flatten()[:3].mul(1e4).round().tolist()) for row in answers}) <= 2**4
     assert torch.allclose(answers.mean(0), whole[0], atol=0.15 * float(whole.std()) + 0.1)
+
+
+def test_a_change_that_is_too_large_is_scaled_down_and_no_other():
+    _, network = trained()
+    first = network.branches["lora_unet_linear"]
+    with torch.no_grad():
+        first.up.mul_(100)
+    deltas = {name: norm_of(branch) for name, branch in network.branches.items()}
+    most = max(norm for name, norm in deltas.items() if name != "lora_unet_linear") * 1.01
+    kept = {name: branch.up.detach().clone() for name, branch in network.branches.items()}
+
+    network.limit_norms(most)
+
+    assert norm_of(first) == pytest.approx(most, rel=1e-4)
+    assert all(torch.equal(network.branches[n].up, kept[n]) for n in LAYERS if n != "lora_unet_linear")
+
+
+def norm_of(branch):
+    down, up = branch.down.detach().flatten(1).double(), branch.up.detach().flatten(1).double()
+    return float((up @ down).norm() * branch.scale)
+
+
+def rates(network, **options):
+    config = TrainConfig(
+        network=NetworkConfig(**options),
+        optimizer=OptimizerConfig(learning_rate=1e-3, te_learning_rate=1e-4, te2_learning_rate=2e-4),
+    )
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    groups = parameter_groups(network, config)
+    return {names[id(p)].removeprefix("branches."): g["lr"] for g in groups for p in g["params"]}, len(groups)
+
+
+def test_parts_of_the_model_have_their_own_learning_rates():
+    layers = {f"lora_{part}_x": nn.Linear(2, 2) for part in ("unet", "te1", "te2")}
+    found, count = rates(LoraNetwork(layers, NetworkConfig(rank=1), seed=1))
+
+    assert found["lora_unet_x.up"] == 1e-3 and found["lora_te1_x.down"] == 1e-4 and found["lora_te2_x.up"] == 2e-4
+    assert count == 3
+
+
+def test_lora_plus_lets_the_second_matrix_learn_faster():
+    _, network = trained()
+    both, count = rates(network, loraplus_lr_ratio=16.0, loraplus_unet_lr_ratio=4.0)
+    one, _ = rates(network, loraplus_text_encoder_lr_ratio=2.0)
+
+    assert both["lora_unet_linear.down"] == 1e-3 and both["lora_unet_linear.up"] == 4e-3
+    assert both["lora_te_other.up"] == pytest.approx(16e-4) and count == 4
+    assert one["lora_unet_linear.up"] == 1e-3 and one["lora_te_other.up"] == pytest.approx(2e-4)

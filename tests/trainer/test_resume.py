@@ -15,6 +15,7 @@ from lora_atelier.config import (
     LossConfig,
     ModelConfig,
     NetworkConfig,
+    OptimizerConfig,
     OutputConfig,
     SamplingConfig,
     ScheduleConfig,
@@ -117,6 +118,15 @@ OPTIONS = {
         "loss": LossConfig(loss_type="huber", multires_noise_iterations=3, ip_noise_gamma=0.1, noise_offset=0.1),
         "schedule": ScheduleConfig(steps=6, seed=5, accumulation=2, gradient_checkpointing=True),
     },
+    "average, norm limit, LoRA+": {
+        "network": NetworkConfig(rank=4, train_te=True, scale_weight_norms=0.02, loraplus_lr_ratio=4.0),
+        "optimizer": OptimizerConfig(learning_rate=1e-2, ema_decay=0.9),
+    },
+    "another optimizer": {
+        "network": NetworkConfig(rank=4),
+        "optimizer": OptimizerConfig(optimizer="Adafactor"),
+        "schedule": ScheduleConfig(steps=6, seed=5, scheduler="adafactor"),
+    },
 }
 
 
@@ -134,6 +144,20 @@ def test_a_run_with_more_options_resumes_as_exactly(tmp_path, tiny_model_folder,
 
     assert same(adapter(straight), adapter(stopped))
     assert any(value.abs().max() > 0 for key, value in adapter(straight).items() if "lora_up" in key)
+
+
+def test_the_file_holds_the_average_and_the_state_the_weights_that_are_trained(tmp_path, tiny_model_folder, pictures):
+    made, plain = (
+        make(
+            tmp_path / name, tiny_model_folder, pictures, optimizer=OptimizerConfig(learning_rate=1e-2, ema_decay=decay)
+        )
+        for name, decay in (("averaged", 0.99), ("plain", 0.0))
+    )
+    assert run(made) == run(plain) == FINISHED
+
+    state = load_file(made / "state" / "step-000006" / "adapter.safetensors")
+    assert same(state, adapter(plain))
+    assert not same(state, adapter(made))
 
 
 def test_gradient_checkpointing_changes_no_gradient(tmp_path, tiny_model_folder, pictures):

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,8 @@ from ..errors import DataError
 from ..events import Stepped, Validated
 from ..models.load import Model
 from ..models.text import TextConditioning
-from . import losses, noise, schedules
+from . import losses, noise, optimizers, schedules
+from .averaging import Average, arrived
 from .batches import BatchPlan, Place
 from .conditions import draw_latents
 from .network import LoraNetwork
@@ -72,10 +74,15 @@ class Trainee:
     accelerator: Any
     alphas_cumprod: Tensor
     condition: Callable[[Sequence[str]], TextConditioning]
+    average: Average | None = None
 
     @property
     def device(self) -> torch.device:
         return self.accelerator.device
+
+    def arrived(self) -> AbstractContextManager[None]:
+        """Within, the network has the weights that a person gets; afterwards those of the next step, bit for bit."""
+        return arrived(list(self.network.parameters()), self.optimizer, self.average)
 
     def loss_per_picture(self, batch: Batch, loss: LossConfig = PLAIN_LOSS) -> Tensor:
         """Loss of each picture, unweighted: (b,), on the device; ``loss`` says how errors are measured."""
@@ -121,18 +128,15 @@ class Loop:
         steps = self.config.schedule.steps
         while self.step < steps:
             began = time.monotonic()
-            rate = self._rate()
+            rate = schedules.factor(self.step, self.config.schedule, learning_rate=self.config.optimizer.learning_rate)
             for group in self.trainee.optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * rate
             self._losses.append(self._optimize())
             self.step += 1
             self._seconds.append(time.monotonic() - began)
-            self._report(rate)
+            self._report()
             if until(self.step):
                 return
-
-    def _rate(self) -> float:
-        return schedules.factor(self.step, self.config.schedule, learning_rate=self.config.optimizer.learning_rate)
 
     def _optimize(self) -> Tensor:
         """One optimizer step over its batches; returns the mean loss, still on the device."""
@@ -148,6 +152,10 @@ class Loop:
         if self.config.optimizer.max_grad_norm:
             trainee.accelerator.clip_grad_norm_(trainee.network.parameters(), self.config.optimizer.max_grad_norm)
         trainee.optimizer.step()
+        if self.config.network.scale_weight_norms:
+            trainee.network.limit_norms(self.config.network.scale_weight_norms)
+        if trainee.average is not None:
+            trainee.average.update(self.step + 1)
         return total
 
     def _batch_loss(self, number: int) -> Tensor:
@@ -200,7 +208,7 @@ class Loop:
             )
         return mean
 
-    def _report(self, rate: float) -> None:
+    def _report(self) -> None:
         now, last = time.monotonic(), self.step >= self.config.schedule.steps
         if now - self._reported < REPORT_EVERY_S and not last:
             return
@@ -214,7 +222,7 @@ class Loop:
                 step=self.step,
                 steps=steps,
                 loss=mean,
-                learning_rate=self.config.optimizer.learning_rate * rate,
+                learning_rate=optimizers.effective_rate(self.trainee.optimizer),
                 seconds_per_step=pace,
                 seconds_left=pace * (steps - self.step),
                 peak_memory_bytes=self.peak_memory(),
@@ -252,7 +260,8 @@ def heldout_loss(trainee: Trainee, examples: Sequence[Example], *, seed: int, ti
             size=example.size,
             masks=_masks([example] * timesteps, [Place(0)] * timesteps),
         )
-        total += float(trainee.loss_per_picture(batch).mean())
+        with trainee.arrived():
+            total += float(trainee.loss_per_picture(batch).mean())
     trainee.network.train()
     return total / len(examples)
 

@@ -120,9 +120,20 @@ class LoraNetwork(nn.Module):
             assert isinstance(branch, LoraBranch)
             branch.left_out = draws[name] < self._module_dropout and name != last
 
-    def parameters_of(self, *prefixes: str) -> list[nn.Parameter]:
-        """The parameters of the branches whose layer name starts with one of ``prefixes``."""
-        return [p for name, branch in self.branches.items() if name.startswith(prefixes) for p in branch.parameters()]
+    @torch.no_grad()
+    def limit_norms(self, most: float) -> None:
+        """Scale every layer's change down whose Frobenius norm is above ``most``, both matrices by the same factor.
+
+        Source: sd-scripts' scale_weight_norms. ‖up·down‖² is the inner product of the two Gram matrices (rank, rank),
+        which spares the whole product; nothing waits for the device.
+        """
+        for branch in self.branches.values():
+            assert isinstance(branch, LoraBranch)
+            down, up = branch.down.flatten(1), branch.up.flatten(1)
+            norm = ((up.T @ up) * (down @ down.T)).sum().clamp(min=0).sqrt() * branch.scale
+            factor = (most / norm.clamp(min=most)).sqrt()
+            branch.down.mul_(factor)
+            branch.up.mul_(factor)
 
     def tensors(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """The adapter file's content: kohya's keys, alpha as a scalar, all in ``dtype`` on the CPU."""

@@ -1,0 +1,66 @@
+"""What is trained, made from the settings: the network beside the model's layers, its optimizer, its average."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import TrainConfig
+from ..models.layers import target_layers, te_prefixes
+from ..models.load import Model
+from ..models.sample import DEFAULT_SAMPLER, scheduler
+from ..models.text import TextConditioning
+from . import losses, optimizers
+from .averaging import Average
+from .groups import parameter_groups
+from .loop import Trainee
+from .network import LoraNetwork
+from .run import Run
+
+
+def build(this: Run, model: Model, accelerator: Any, condition: Callable[[Sequence[str]], TextConditioning]) -> Trainee:
+    """The adapter of ``this`` run, attached to ``model`` and ready for its first step.
+
+    Raises ConfigError where the optimizer can't be had.
+    """
+    config = this.config
+    if config.schedule.gradient_checkpointing:
+        model.unet.enable_gradient_checkpointing()
+        model.unet.train()  # diffusers checkpoints only while training; nothing in it behaves otherwise differently
+    network = LoraNetwork(_layers(model, config), config.network, seed=config.schedule.seed)
+    network.attach()
+    network.train()
+    optimizer = accelerator.prepare(_optimizer(this, network))
+    decay = config.optimizer.ema_decay
+    average = Average(network.parameters(), decay) if decay else None
+    return Trainee(model, network, optimizer, accelerator, _alphas(model, config), condition, average)
+
+
+def _layers(model: Model, config: TrainConfig) -> dict[str, torch.nn.Module]:
+    """The layers that are trained, by kohya's names."""
+    network = config.network
+    layers: dict[str, torch.nn.Module] = {}
+    if not network.network_train_text_encoder_only:
+        layers |= target_layers(model.unet, conv=network.conv_rank > 0)
+    if network.train_te:
+        for prefix, encoder in zip(te_prefixes(len(model.text_encoders)), model.text_encoders, strict=True):
+            layers |= target_layers(encoder, prefix=prefix)
+    return layers
+
+
+def _optimizer(this: Run, network: LoraNetwork) -> torch.optim.Optimizer:
+    settings = this.config.optimizer
+    groups, said = optimizers.with_one_rate(parameter_groups(network, this.config), settings)
+    if said is not None:
+        this.warn(said)
+    return optimizers.make(groups, settings)
+
+
+def _alphas(model: Model, config: TrainConfig) -> Tensor:
+    """Share of signal at each of the 1000 timesteps, (1000,), on the CPU."""
+    found: Tensor = scheduler(model, DEFAULT_SAMPLER).alphas_cumprod
+    alphas = found.float().cpu()
+    return losses.zero_terminal(alphas) if config.loss.zero_terminal_snr else alphas

@@ -1,0 +1,40 @@
+"""Which parameter learns how fast: parts of the model, and LoRA+'s second matrices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..config import TrainConfig
+from .network import LoraNetwork
+
+
+def parameter_groups(network: LoraNetwork, config: TrainConfig) -> list[dict[str, Any]]:
+    """The network's parameters, each in one group ("params", "lr") with those of its part that learn as fast.
+
+    LoRA+ lets the matrices that start as nothing learn faster. Source: Hayou et al. 2024, LoRA+: Efficient Low Rank
+    Adaptation of Large Models (arXiv 2402.12354), section 4, and sd-scripts for the names.
+    """
+    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
+    for layer, branch in network.branches.items():
+        part = layer.split("_", 2)[1]  # unet, te, te1, te2
+        rate, ratio = _rate(part, config), _plus_ratio(part, config)
+        for name, parameter in branch.named_parameters():
+            own = rate * ratio if ratio and name == "up" else rate
+            groups.setdefault((part, own), []).append(parameter)
+    return [{"params": parameters, "lr": rate} for (_, rate), parameters in groups.items()]
+
+
+def _rate(part: str, config: TrainConfig) -> float:
+    settings = config.optimizer
+    if part == "unet":
+        return settings.learning_rate
+    second = settings.te2_learning_rate if part == "te2" else 0.0
+    return second or settings.te_learning_rate
+
+
+def _plus_ratio(part: str, config: TrainConfig) -> float:
+    network = config.network
+    own = network.loraplus_unet_lr_ratio if part == "unet" else network.loraplus_text_encoder_lr_ratio
+    return own or network.loraplus_lr_ratio
