@@ -1,6 +1,7 @@
 """What a changed weight was before, read again from the model's files instead of being copied."""
 
 import gc
+import math
 import os
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ from lora_atelier import memory
 from lora_atelier.adapters.full import FullAdapter
 from lora_atelier.adapters.lora import LoraAdapter
 from lora_atelier.errors import OriginalsLostError
-from lora_atelier.loader.originals import Copied, Reread
+from lora_atelier.loader.originals import Copied, Reread, _ranges, blocks
 from lora_atelier.loader.patching import Patch, WeightPatcher
 from lora_atelier.models import layers, load
 from lora_atelier.models.stored import StoredModel
@@ -217,3 +218,17 @@ def test_a_single_files_weights_are_found_too_also_query_key_and_value_in_one(tm
         assert torch.equal(rows.read(1, 3), fused[4:6])
         assert torch.equal(Stored(file, "in_proj_weight", third=2).read(), fused[6:9])
         assert StoredRows.of(Stored(file, "in_proj_weight", transposed=True), _Buffer()) is None
+
+
+@pytest.mark.parametrize("shape", [(1,), (320,), (1280, 23040), (10240, 1280), (100, 1 << 21), (3, 5), (0, 4)])
+def test_a_weights_pieces_are_all_of_it_in_order_and_of_about_one_size(shape):
+    rows, columns = shape[0], math.prod(shape[1:])
+
+    pieces = blocks(torch.empty(shape, device="meta"))
+    cpu = _ranges(rows, columns, 1 << 20)
+
+    for ranges in (pieces, cpu):
+        assert [row for start, stop in ranges for row in range(start, stop)] == list(range(rows))
+    sizes = [(stop - start) * columns for start, stop in cpu]
+    assert max(sizes, default=0) <= max(columns, 1.5 * (1 << 20) + 16 * columns)
+    assert len({stop - start for start, stop in cpu[:-1]}) <= 1

@@ -14,25 +14,33 @@ from .originals import Original, as_matrix, blocks
 Change = tuple[Adapter, float]
 
 
-def merge(target: Tensor, original: Original, changes: Sequence[Change]) -> None:
+class Scratch:
+    """Float32 numbers that one weight after the other is summed in: fresh memory each time would have to be cleared."""
+
+    def __init__(self) -> None:
+        self._tensor = torch.empty(0)
+
+    def of(self, shape: torch.Size, device: torch.device) -> Tensor:
+        """Return memory of this shape, until the next call; what is in it is left over."""
+        if self._tensor.numel() < shape.numel() or self._tensor.device != device:
+            self._tensor = torch.empty(shape.numel(), dtype=torch.float32, device=device)
+        return self._tensor[: shape.numel()].view(shape)
+
+
+def merge(target: Tensor, original: Original, changes: Sequence[Change], scratch: Scratch | None = None) -> None:
     """Write ``original`` plus the changes into ``target``, rounded to its dtype once.
 
     All low-rank changes are one product: with k of them, U = [m1·U1 … mk·Uk] and D = [D1; …; Dk]. Memory: one block of
-    float32 scratch, and a float32 matrix of the weight's size where a family is no low-rank product.
+    float32 in ``scratch``, and a float32 matrix of the weight's size where a family is no low-rank product.
     """
+    scratch = scratch or Scratch()
     contiguous = target if target.is_contiguous() else target.contiguous()
     flat = as_matrix(contiguous)
     factors = concatenated(changes, target.device)
     dense = dense_sum(changes, original, contiguous)
-    scratch: Tensor | None = None
     for start, stop in blocks(contiguous):
         block = flat[start:stop]
-        if flat.dtype == torch.float32:
-            total = block
-        else:
-            if scratch is None:
-                scratch = torch.empty(block.shape, dtype=torch.float32, device=block.device)
-            total = scratch[: stop - start]
+        total = block if flat.dtype == torch.float32 else scratch.of(block.shape, block.device)
         total.copy_(original.rows(start, stop, contiguous))
         if factors is not None:
             total.addmm_(factors[0][start:stop], factors[1])
@@ -64,6 +72,6 @@ def dense_sum(changes: Sequence[Change], original: Original, like: Tensor) -> Te
         if not adapter.is_low_rank:
             # Families that do not look at the weight's numbers are shown the live ones, for shape and device.
             weight = original.whole(like) if adapter.reads_weight else like
-            delta = as_matrix(adapter.delta(weight).contiguous()) * multiplier
-            total = delta if total is None else total.add_(delta)
+            delta = as_matrix(adapter.delta(weight).contiguous())
+            total = delta * multiplier if total is None else total.add_(delta, alpha=multiplier)
     return total

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from ..errors import OriginalsLostError
 
-# Numbers that are handled at once: on a processor the float32 scratch then stays in its cache; a GPU wants fewer and
-# larger pieces.
-_CPU_BLOCK, _GPU_BLOCK = 1 << 21, 1 << 27
+# Numbers that are handled at once, about: on a processor the float32 scratch then stays in its cache; a GPU wants fewer
+# and larger pieces.
+_CPU_BLOCK, _GPU_BLOCK = 1 << 20, 1 << 27
+# Matrix products are made in tiles of so many rows.
+_TILE_ROWS = 16
 
 
 class Rows(Protocol):
@@ -212,12 +214,16 @@ def as_matrix(tensor: Tensor) -> Tensor:
 def blocks(tensor: Tensor) -> list[tuple[int, int]]:
     """Cut a parameter into ranges of rows that are handled at once."""
     rows = row_count(tensor)
-    most = _CPU_BLOCK if tensor.device.type == "cpu" else _GPU_BLOCK
-    return _ranges(rows, tensor.numel() // max(1, rows), most)
+    wanted = _CPU_BLOCK if tensor.device.type == "cpu" else _GPU_BLOCK
+    return _ranges(rows, tensor.numel() // max(1, rows), wanted)
 
 
-def _ranges(rows: int, columns: int, most: int) -> list[tuple[int, int]]:
-    step = max(1, most // max(1, columns))
+def _ranges(rows: int, columns: int, wanted: int) -> list[tuple[int, int]]:
+    """Equal parts of about ``wanted`` numbers: a small rest would be multiplied at a fraction of the speed."""
+    parts = max(1, round(rows * columns / wanted))
+    step = max(1, -(-rows // parts))
+    if step > _TILE_ROWS:
+        step = -(-step // _TILE_ROWS) * _TILE_ROWS
     return [(start, min(rows, start + step)) for start in range(0, rows, step)]
 
 

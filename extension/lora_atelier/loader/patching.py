@@ -14,7 +14,7 @@ from ..adapters.families import Adapter, fitted
 from ..errors import AdapterMismatchError, OriginalsLostError
 from ..models.layers import Layer
 from .branches import Branch, is_writable
-from .merging import Change, merge
+from .merging import Change, Scratch, merge
 from .originals import Copied, Original, Originals, Reread, StoredWeights, lost
 
 # "copy": keep the touched weights; "reread": read them from the checkpoint again; "auto": copy where memory allows it.
@@ -129,8 +129,9 @@ class WeightPatcher:
                 self._set_branches(beside, layers)
                 for place in removed:
                     self._restore(place)
+                scratch = Scratch()
                 for place in changed:
-                    self._write(place, inside[place], layers[place[0]], reread=reread)
+                    self._write(place, inside[place], layers[place[0]], scratch, reread=reread)
             except BaseException:
                 self._restore_all()
                 raise
@@ -158,7 +159,7 @@ class WeightPatcher:
 
     # --- writing
 
-    def _write(self, place: Place, group: _Group, layer: Layer, *, reread: bool) -> None:
+    def _write(self, place: Place, group: _Group, layer: Layer, scratch: Scratch, *, reread: bool) -> None:
         touched = self._touched.get(place)
         if touched is None:
             # Known before the first byte is written, so that an error in the middle can be undone.
@@ -166,7 +167,7 @@ class WeightPatcher:
         touched.on = ()
         view = layer.view(place[1])
         assert view is not None
-        merge(view, touched.original, _changes(group))
+        merge(view, touched.original, _changes(group), scratch)
         touched.on = _signature(group)
 
     def _touch(self, place: Place, layer: Layer, *, reread: bool) -> _Touched:
