@@ -48,9 +48,16 @@ def fetch(folder: Path, *, say: Callable[[str], None], source: str = sd_scripts.
                 why="git says: {reason}.",
                 todo="Check the internet connection and that {folder} may be written to, then type the same command "
                 "again.",
-                reason=said.splitlines()[-1].rstrip(".") if said else "nothing",
+                reason=_reason(said),
                 folder=str(folder),
             )
+
+
+def _reason(said: str) -> str:
+    """The line in which git says what is wrong; advice for people comes behind it."""
+    lines = said.splitlines() or ["nothing"]
+    fatal = [line.removeprefix("fatal: ") for line in lines if line.startswith("fatal: ")]
+    return (fatal or lines[-1:])[0].rstrip(".")
 
 
 def _git(folder: Path, *arguments: str) -> tuple[int, str]:

@@ -54,7 +54,7 @@ class Supervisor:
     _began: float = field(default_factory=time.monotonic)
     _sat_down: float = 0.0
     _prepared: float = 0.0
-    _adapter: Path | None = None
+    _saved: int = -1
     _preview: Path | None = None
 
     @property
@@ -184,7 +184,6 @@ class Supervisor:
             if wrote.checkpoint:
                 target = self.run.path / "checkpoints" / name
                 self._write(laid, Path(wrote.checkpoint), target, wrote.step)
-                self._adapter = target
             state = ""
             if wrote.state:
                 kept, keep = self._kept(wrote.step, complete=complete), self.config.output.keep_states
@@ -200,7 +199,9 @@ class Supervisor:
             return
         if wrote.checkpoint and not complete:
             Path(wrote.checkpoint).unlink(missing_ok=True)
-        self.tell(Saved(step=wrote.step, file=name if wrote.checkpoint else "", state=state))
+        if self._saved != wrote.step:
+            self._saved = wrote.step
+            self.tell(Saved(step=wrote.step, file=name if wrote.checkpoint else "", state=state))
 
     def _write(self, laid: LaidOut, source: Path, target: Path, step: int) -> str:
         own = sd_scripts_files.own_metadata(self.config, self.job, laid.admitted.summary())
