@@ -10,11 +10,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import __version__, cli_files, config_files, locales
-from .config import GOALS, from_kohya
+from . import __version__, cli_files, cli_train, locales
 from .errors import ExtensionError, HostError, JobError, Message, message
 from .jobs.follow import follow, stop_and_wait
-from .jobs.service import WHOSE, Jobs
+from .jobs.service import Jobs
 from .jobs.view import RunView
 from .models import detect
 
@@ -35,7 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             reconfigure(errors="replace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     check_only = given[:1] == ["check"]
-    options = _parser().parse_args(given[1:] if check_only else given)
+    parser = _parser()
+    options, words = parser.parse_known_args(given[1:] if check_only else given)
+    if words and options.command != "train":
+        parser.error(f"unrecognized arguments: {' '.join(words)}")
+    options.words = words  # `train` knows sd-scripts' options
     try:
         if check_only:
             return int(options.check(options) or 0)
@@ -89,12 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--apply-partly", action="store_true", help="apply what fits of a LoRA that does not fit whole")
     _data_dir(demo)
 
-    train = _command(commands, "train", "train as kohya-style TOML files say", _train)
-    train.add_argument("--config_file", type=Path, required=True, help="options of the training")
-    train.add_argument("--dataset_config", type=Path, required=True, help="folders of pictures")
-    train.add_argument("--trigger", default="", help="the word that calls the LoRA in a prompt")
-    train.add_argument("--goal", choices=GOALS, default="character")
-    train.add_argument("--whose", choices=WHOSE, default="mine", help="whose pictures these are")
+    train = _command(commands, "train", "train as kohya's files, a preset or another LoRA say", _train)
+    train.set_defaults(check=_check_train)
+    cli_train.add_arguments(train)
     _data_dir(train)
 
     for name, text, run in (
@@ -221,10 +221,18 @@ def _demo(options: argparse.Namespace) -> int:
 # ------------------------------------------------------------------------------------------------ trainings
 
 
+def _check_train(options: argparse.Namespace) -> int:
+    return cli_train.report(cli_train.examine(options, _jobs_of(options)), console_language(), plan=True)
+
+
 def _train(options: argparse.Namespace) -> int:
+    if options.only_check:
+        return _check_train(options)
     jobs = _jobs_of(options)
-    config = from_kohya(config_files.load_toml(options.config_file), config_files.load_toml(options.dataset_config))
-    run = jobs.add(config, trigger=options.trigger, whose=options.whose, goal=options.goal)
+    found = cli_train.examine(options, jobs)
+    if cli_train.report(found, console_language()) != 0:
+        return 1
+    run = cli_train.add(found, options, jobs)
     jobs.start(run)
     return _follow(jobs, jobs.view(run))
 

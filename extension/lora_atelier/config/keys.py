@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -156,6 +157,19 @@ OTHER_MODULES = frozenset(
 )
 # Options that go on from a state of sd-scripts.
 RESUMING = ("resume", "resume_from_huggingface", "skip_until_initial_step", "initial_epoch", "initial_step")
+
+
+def name_of(place: str) -> str:
+    """How a person calls the setting at ``place`` ("network.rank", "data.datasets.0.subsets.1.is_reg"): kohya's key."""
+    *parents, name = place.split(".")
+    if len(parents) == 1 and parents[0] in GROUPS:
+        f = next((f for f in fields(group_class(parents[0])) if f.name == name), None)
+        return next((key for key, own in NETWORK_ARGS.items() if (parents[0], own) == ("network", name)), "") or (
+            key_of(f) if f is not None else place
+        )
+    if parents[:2] == ["data", "datasets"]:
+        return re.sub(r"\.(\d+)", r"[\1]", ".".join(place.split(".")[1:]))
+    return place
 
 
 def known_keys() -> list[str]:

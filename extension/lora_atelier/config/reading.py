@@ -23,7 +23,7 @@ class Reader(Values):
 
     def read(self, main: Mapping[str, Any], dataset: Mapping[str, Any]) -> TrainConfig:
         """The configuration of both files; what can't be read has its default, and a problem."""
-        flat = {key: value for key, value in _flatten(main).items() if value is not None}
+        flat = {key: value for key, value in flatten(main).items() if value is not None}
         fallback = self._fallback(flat)
         pictures, held_out = self._data(dataset, flat, fallback)
         groups = self._main(flat)
@@ -232,8 +232,8 @@ class Reader(Values):
         }
         for key in given.keys() - {"general", "datasets"}:
             self.unknown(key, ["general", "datasets"])
-        general = {**fallback, **given.get("general", {})}
-        entries = list(given.get("datasets", []))
+        general = {**fallback, **next(iter(self._tables("general", [given.get("general", {})])), {})}
+        entries = self._tables("datasets", given.get("datasets", []))
         if entries and folders:
             self.notes.append(
                 problem(
@@ -259,6 +259,12 @@ class Reader(Values):
         datasets = tuple(self._dataset({**general, **entry}, held_out) for entry in entries)
         return DataConfig(datasets=datasets), held_out
 
+    def _tables(self, key: str, given: Any) -> list[Mapping[str, Any]]:
+        if isinstance(given, list) and all(isinstance(each, Mapping) for each in given):
+            return given
+        self.wrong(problem(key, "This must be written as tables: [general], [[datasets]] and [[datasets.subsets]]."))
+        return []
+
     def _dataset(self, given: dict[str, Any], held_out: dict[str, Any]) -> DatasetConfig:
         subset_keys, dataset_keys = keys.subset_keys(), keys.dataset_keys()
         own = {f.name: absent(f) for f in dataset_keys.values()}
@@ -272,7 +278,9 @@ class Reader(Values):
                 self._held_out(key, value, held_out)
             elif key != "subsets":
                 self.unknown(key, [*dataset_keys, *subset_keys])
-        subsets = tuple(self._subset({**inherited, **entry}) for entry in given.get("subsets", []))
+        subsets = tuple(
+            self._subset({**inherited, **entry}) for entry in self._tables("subsets", given.get("subsets", []))
+        )
         return DatasetConfig(subsets=subsets, **own)
 
     def _subset(self, given: Mapping[str, Any]) -> SubsetConfig:
@@ -315,8 +323,8 @@ def _untrained_parts(optimizer: dict[str, Any], network: dict[str, Any], flat: d
         flat["unet_lr"] = optimizer.get("te_learning_rate", OptimizerConfig.te_learning_rate)
 
 
-def _flatten(main: Mapping[str, Any]) -> dict[str, Any]:
-    # sd-scripts drops one level of sections, whatever they are called.
+def flatten(main: Mapping[str, Any]) -> dict[str, Any]:
+    """config.toml without its sections: sd-scripts drops one level of them, whatever they are called."""
     flat: dict[str, Any] = {}
     for key, value in main.items():
         flat.update(value if isinstance(value, Mapping) else {key: value})
