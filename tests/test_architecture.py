@@ -40,8 +40,8 @@ MAY_IMPORT = {
     "ui": CONTRACT | {"jobs", "loader", "hosts", "web"},
     "trainer": CONTRACT | {"models", "rights", "datasets", "adapters"},
     "embedded": CONTRACT | {"ui", "web", "hosts", "jobs", "loader", "models", "datasets", "rights", "adapters", "cli"},
-    "cli": CONTRACT | {"embedded", "jobs", "loader", "adapters", "models", "datasets", "hosts", "cli_files",
-                       "cli_train"},
+    "cli": CONTRACT
+    | {"embedded", "jobs", "loader", "adapters", "models", "datasets", "hosts", "cli_files", "cli_train"},
     "cli_train": CONTRACT | {"jobs", "models", "datasets", "engines", "train_files"},
     "train_files": {"config", "config_files", "errors", "safetensors_header"},
     "cli_files": CONTRACT | {"loader", "adapters", "models"},
