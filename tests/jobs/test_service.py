@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from tests.jobs.fakes import FAKE_TRAINER, draw_pictures, wait_for
 
-from lora_atelier import atomic, config_files
+from lora_atelier import atomic, config_files, events
 from lora_atelier.config import recipe
 from lora_atelier.errors import AlreadyRunningError, ConfigError, JobError
-from lora_atelier.jobs import service
+from lora_atelier.jobs import process, service
 from lora_atelier.jobs.service import Jobs
 
 STEPS = recipe(goal="character", family="toy", num_images=2).schedule.steps
@@ -238,3 +238,13 @@ def test_settings_written_as_files_become_a_run(jobs, form, tmp_path):
 
     assert run.job().name == "momo-2"
     assert Path(run.job().pictures) == form.pictures
+
+
+def test_a_run_of_long_steps_has_as_long_to_stop_as_three_of_them_take(jobs, form):
+    run = jobs.create(form)
+    assert jobs.stop_timeout_s(run) == process.STOP_TIMEOUT_S
+
+    step = {"step": 1, "steps": 9, "loss": 0.1, "learning_rate": 1e-4, "seconds_left": 1.0}
+    events.Appender(run.events_path).add(events.Stepped(**step, seconds_per_step=50.0))
+
+    assert jobs.stop_timeout_s(run) == 150.0

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 from ..errors import ExtensionError, JobError
-from . import process
 from .run_dir import RunDir
 from .service import Jobs
 from .view import RunView
@@ -94,8 +93,10 @@ def _note(view: RunView) -> str:
     return f"{loss}, {minutes}:{seconds:02d} left"
 
 
-def stop_and_wait(jobs: Jobs, run: RunDir, timeout_s: float = 2 * process.STOP_TIMEOUT_S) -> RunView:
-    """Stop a run and return how it stands when it has ended. Raises JobError if it does not end in time."""
+def stop_and_wait(jobs: Jobs, run: RunDir, timeout_s: float | None = None) -> RunView:
+    """Stop a run and return how it stands when it has ended. Raises JobError if it does not end in time: by itself, or
+    ended after that."""
+    timeout_s = timeout_s or 2.2 * jobs.stop_timeout_s(run)
     try:
         jobs.stop(run)
     except ExtensionError:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import config_files, engines
+from .. import config_files, engines, events
 from ..config import (
     GOALS,
     QUALITIES,
@@ -336,7 +336,7 @@ class Jobs:
         if view.status != "running":
             raise JobError("This training is not running; there is nothing to stop.")
         try:
-            process.stop(run)
+            process.stop(run, timeout_s=self.stop_timeout_s(run))
         except OSError as error:
             raise JobError(
                 "The training could not be told to stop.",
@@ -344,6 +344,13 @@ class Jobs:
                 todo="Make room on the disk, then press Stop again.",
                 reason=error.strerror or str(error),
             ) from error
+
+    def stop_timeout_s(self, run: RunDir) -> float:
+        """How long a run may take to end its step and keep its state before it is ended: without a graphics card a step
+        can be a minute long."""
+        with self._lock:
+            stepped = self._progress.setdefault(run.path, Progress(run)).update().get(events.Stepped)
+        return max(process.STOP_TIMEOUT_S, 3 * stepped.seconds_per_step if stepped else 0.0)
 
     def _refuse_second(self, run: RunDir | None) -> None:
         for view in self.list():
@@ -390,7 +397,8 @@ class Jobs:
         with self._lock:
             progress = self._progress.setdefault(run.path, Progress(run)).update()
             status = progress.status(exited=process.has_exited(run))
-            if status == "finished":
+            # What another program takes says nothing about ours.
+            if status == "finished" and job.engine == "native":
                 self._learn(run)
             return describe(run, job, progress, status)
 
