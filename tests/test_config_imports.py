@@ -297,7 +297,8 @@ METADATA = {
     "ss_v2": "False",
     "ss_zero_terminal_snr": "False",
 }
-BOTH = ("lora_te_text_model_encoder_layers_0_mlp_fc1.alpha", "lora_unet_mid_block_resnets_0_conv1.alpha")
+UNET = {"lora_unet_mid_block_resnets_0_conv1.alpha": "F16"}
+BOTH = UNET | {"lora_te_text_model_encoder_layers_0_mlp_fc1.alpha": "F16", "lora_te_more.alpha": "BF16"}
 
 
 def like(tensors=BOTH, **entries):
@@ -323,8 +324,13 @@ def test_a_lora_is_trained_again_as_its_metadata_says():
 
 
 def test_the_names_of_the_tensors_tell_which_parts_were_trained():
-    assert not like(BOTH[1:]).network.train_te
-    assert like(BOTH[:1]).network.network_train_text_encoder_only
+    assert not like(UNET).network.train_te
+    assert like({"lora_te_text_model_encoder_layers_0_mlp_fc1.alpha": "F16"}).network.network_train_text_encoder_only
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("F16", "fp16"), ("BF16", "bf16"), ("F32", "float"), ("I8", "float")])
+def test_the_precision_of_the_file_is_that_of_its_tensors(dtype, precision):
+    assert like(dict.fromkeys(BOTH, dtype)).output.precision == precision
 
 
 def test_its_model_its_trigger_and_its_vae_are_known_by_name():

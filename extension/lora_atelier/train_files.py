@@ -166,7 +166,7 @@ def _lora(path: Path) -> Imported:
             path=str(path),
             reason=str(error),
         ) from error
-    return from_metadata(header.metadata, tuple(header.tensors))
+    return from_metadata(header.metadata, {key: tensor.dtype for key, tensor in header.tensors.items()})
 
 
 # ------------------------------------------------------------------------------------------------ sample prompts

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,11 +46,12 @@ _SUBSET_NAMES = (
     "color_aug", "flip_aug", "random_crop", "shuffle_caption", "keep_tokens", "keep_tokens_separator",
     "secondary_separator", "enable_wildcard", "caption_prefix", "caption_suffix", "resize_interpolation",
 )  # fmt: skip
+_PRECISIONS: Mapping[str, str] = {"F32": "float", "F16": "fp16", "BF16": "bf16"}
 _TE_PREFIXES = ("lora_te", "text_encoder", "te1_", "te2_", "lora_prior_te")
 
 
-def from_metadata(metadata: Mapping[str, str], tensors: Collection[str]) -> Imported:
-    """The settings that a LoRA was trained with, from its ``ss_*`` entries and the names of its tensors.
+def from_metadata(metadata: Mapping[str, str], tensors: Mapping[str, str]) -> Imported:
+    """The settings that a LoRA was trained with, from its ``ss_*`` entries and its tensors: names and number formats.
 
     Its pictures and its base model are not among them: the file knows their names at most. A file without such
     entries is a problem.
@@ -70,7 +72,7 @@ def from_metadata(metadata: Mapping[str, str], tensors: Collection[str]) -> Impo
     main |= reader.structured(metadata)
     if metadata.get("modelspec.prediction_type") == "v":
         main["v_parameterization"] = True
-    main |= _trained_parts(tensors)
+    main |= _of_tensors(tensors)
     vae = metadata.get("ss_vae_name", "None")
     if vae != "None":
         reader.notes.append(
@@ -175,12 +177,16 @@ def _subsets(dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [each for each in listed if not each.get("is_reg")]
 
 
-def _trained_parts(tensors: Collection[str]) -> dict[str, Any]:
-    """Whether the U-Net or the text encoders were left alone, which no entry says: from the names of the tensors."""
+def _of_tensors(tensors: Mapping[str, str]) -> dict[str, Any]:
+    """What no entry says: the precision of the file, and whether the U-Net or the text encoders were left alone."""
+    formats = Counter(_PRECISIONS[each] for each in tensors.values() if each in _PRECISIONS)
+    found: dict[str, Any] = {"save_precision": formats.most_common(1)[0][0]} if formats else {}
     te = [key.startswith(_TE_PREFIXES) for key in tensors if "." in key]
-    if not te or (any(te) and not all(te)):
-        return {}
-    return {"network_train_text_encoder_only" if all(te) else "network_train_unet_only": True}
+    if te and all(te):
+        found["network_train_text_encoder_only"] = True
+    elif te and not any(te):
+        found["network_train_unet_only"] = True
+    return found
 
 
 def _argument(value: ast.expr) -> str:
