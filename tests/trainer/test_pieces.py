@@ -51,3 +51,11 @@ def test_a_sample_line_is_read_as_sd_scripts_reads_it():
     assert prompt.sampler == "euler_a"
     assert parse("just text").steps == 30
     assert parse("text --s many").steps == 30
+
+
+def test_in_every_third_epoch_there_are_no_captions():
+    made = plan(sights=[Sight((64, 64), caption_dropout_every_n_epochs=3)] * 5)
+
+    epochs = [{place.without_caption for at in range(2) for place in made.batch(epoch * 2 + at)} for epoch in range(6)]
+
+    assert epochs == [{False}, {False}, {True}] * 2

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import os
 import shutil
 from pathlib import Path
@@ -390,3 +391,75 @@ def test_a_run_without_a_step_begins_with_the_pictures_that_are_there_now(
     change_caption(pictures)
 
     assert run(made) == FINISHED
+
+
+# --------------------------------------------------------------------------------------------------- captions
+
+BY_LOT = {"shuffle_caption": True, "caption_tag_dropout_rate": 0.3, "enable_wildcard": True, "token_warmup_step": 3}
+
+
+@pytest.fixture
+def tags(pictures):
+    """The pictures with captions of many tags, of two lines, with a choice."""
+    for at in range(9):
+        (pictures / f"{at}.txt").write_text(f"momo, {at}, a, b, {{c|d}}\nmomo, e, f", encoding="utf-8")
+    return pictures
+
+
+@pytest.mark.parametrize("train_te", [False, True], ids=["frozen", "trained"])
+def test_captions_by_lot_are_the_same_ones_after_a_resume(tmp_path, tiny_model_folder, tags, monkeypatch, train_te):
+    changes = {"network": NetworkConfig(rank=4, train_te=train_te), "schedule": ScheduleConfig(steps=4, seed=5)}
+    straight, stopped = (make(tmp_path / name, tiny_model_folder, tags, subset=BY_LOT, **changes) for name in "12")
+    assert run(straight) == FINISHED
+
+    with monkeypatch.context() as patch:
+        helpers.stop_after(patch, 2)
+        assert run(stopped) == STOPPED
+    (stopped / "stop").unlink()
+    assert run(stopped) == FINISHED
+
+    assert same(adapter(straight), adapter(stopped))
+
+
+def test_a_step_sees_captions_in_another_form_each_time_and_measurements_in_one(
+    tmp_path, tiny_model_folder, tags, monkeypatch, prepared
+):
+    seen, real = [], preparation.Preparation.prepare
+
+    def prepare(self):
+        made = real(self)
+        condition = made.condition
+        made.condition = lambda captions: seen.append(list(captions)) or condition(captions)
+        return made
+
+    monkeypatch.setattr(Preparation, "prepare", prepare)
+    schedule = ScheduleConfig(steps=6, seed=5)
+    subset = {"shuffle_caption": True, "keep_tokens": 1, "caption_prefix": "photo of", "caption_dropout_rate": 0.0}
+    assert run(make(tmp_path / "run", tiny_model_folder, tags, subset=subset, schedule=schedule)) == FINISHED
+
+    measured = {caption for captions in seen if len(captions) == 8 for caption in captions}
+    trained = [caption for captions in seen if len(captions) < 8 for caption in captions]
+    assert all(caption.startswith("photo of momo, ") for caption in [*measured, *trained])
+    assert len(measured) == 2 and all(", a, b, " in caption for caption in measured)
+    assert len({tuple(caption.split(", ")[1:]) for caption in trained}) > len(trained) // 2
+
+
+def test_fixed_words_around_captions_are_encoded_once(tmp_path, tiny_model_folder, pictures, loaded):
+    subset = {"caption_prefix": "photo of", "caption_suffix": ", best"}
+    for name in "12":
+        loaded.clear()
+        made = make(tmp_path / "data" / "runs" / name, tiny_model_folder, pictures, subset=subset)
+        assert run(made) == FINISHED
+
+    assert loaded == ["unet"]
+
+
+def test_a_metadata_file_gives_pictures_captions_and_buckets(tmp_path, tiny_model_folder, pictures, prepared):
+    said = {f"{at}.png": {"caption": "momo", "tags": f"tag {at}", "train_resolution": [80, 48]} for at in range(4)}
+    (pictures / "meta.json").write_text(json.dumps(said), encoding="utf-8")
+    subset = {"image_dir": "", "metadata_file": str(pictures / "meta.json")}
+
+    assert run(make(tmp_path / "run", tiny_model_folder, pictures, subset=subset)) == FINISHED
+
+    assert [e.caption for e in prepared[0].examples] == [f"momo,tag {at}" for at in range(4)]
+    assert {e.size for e in prepared[0].examples} == {(80, 48)}

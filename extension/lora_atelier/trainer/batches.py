@@ -20,12 +20,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Sight:
-    """What the plan must know of a picture: its bucket, how often an epoch shows it, and its two chances."""
+    """What the plan must know of a picture: its bucket, how often an epoch shows it, and its two chances.
+
+    In every ``caption_dropout_every_n_epochs``-th epoch, counted from 1, it has no caption; 0 is never.
+    """
 
     bucket: tuple[int, int]
     repeats: int = 1
     mirror_rate: float = 0.0
     caption_dropout_rate: float = 0.0
+    caption_dropout_every_n_epochs: int = 0
 
 
 @dataclass
@@ -45,11 +49,13 @@ class BatchPlan:
     def batch(self, number: int) -> list[Place]:
         """The places of batch ``number``, counted from 0 over all epochs."""
         epoch, index = divmod(number, self.batches_per_epoch)
-        return [self._place(i, number, at) for at, i in enumerate(self._epoch(epoch)[index])]
+        return [self._place(i, epoch, number, at) for at, i in enumerate(self._epoch(epoch)[index])]
 
-    def _place(self, index: int, number: int, at: int) -> Place:
+    def _place(self, index: int, epoch: int, number: int, at: int) -> Place:
         sight, draw = self.sights[index], noise.rng(self.seed, "place", number, at)
-        return Place(index, draw.random() < sight.mirror_rate, draw.random() < sight.caption_dropout_rate)
+        mirrored, dropped = draw.random() < sight.mirror_rate, draw.random() < sight.caption_dropout_rate
+        every = sight.caption_dropout_every_n_epochs
+        return Place(index, mirrored, dropped or (every > 0 and (epoch + 1) % every == 0))
 
     def _epoch(self, epoch: int) -> list[list[int]]:
         if epoch not in self._epochs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import statistics
 import time
 from collections import deque
@@ -36,7 +37,9 @@ PLAIN_LOSS = LossConfig()
 class Example:
     """One picture as a step needs it: posteriors (2, 4, h, w) plain and mirrored, its caption, its weight.
 
-    ``loss_mask`` (1, h, w) weighs the latents' pixels of the plain picture; mirrored with it.
+    ``loss_mask`` (1, h, w) weighs the latents' pixels of the plain picture; mirrored with it. ``varied``, where the
+    caption is another each time, gives it for a draw, a step from 0 and the number of steps; ``caption`` is then what
+    the picture is measured with.
     """
 
     posteriors: tuple[Tensor, ...]
@@ -45,6 +48,7 @@ class Example:
     weight: float = 1.0
     key: str = ""
     loss_mask: Tensor | None = None
+    varied: Callable[[random.Random, int, int], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -182,14 +186,18 @@ class Loop:
             latents=latents,
             noises=torch.stack(noises),
             timesteps=noise.timesteps(len(places), loss, seed, number),
-            captions=[
-                "" if place.without_caption else example.caption
-                for place, example in zip(places, examples, strict=True)
-            ],
+            captions=[self._caption(place, number, at) for at, place in enumerate(places)],
             size=examples[0].size,
             seen_noises=torch.stack(seen) if loss.ip_noise_gamma else None,
             masks=_masks(examples, places),
         )
+
+    def _caption(self, place: Place, number: int, at: int) -> str:
+        example, schedule = self.examples[place.index], self.config.schedule
+        if place.without_caption or example.varied is None:
+            return "" if place.without_caption else example.caption
+        draw = noise.rng(schedule.seed, "caption", number, at)
+        return example.varied(draw, number // schedule.accumulation, schedule.steps)
 
     def _latents(self, place: Place, number: int, at: int) -> Tensor:
         posterior = self.examples[place.index].posteriors[int(place.mirrored)]

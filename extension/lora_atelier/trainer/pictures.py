@@ -78,6 +78,7 @@ class Pictures:
             "held_out": held_out,
             "flip_aug": item.flip_aug,
             "caption_dropout_rate": item.caption_dropout_rate,
+            "caption_dropout_every_n_epochs": item.caption_dropout_every_n_epochs,
             "alpha_mask": item.alpha_mask,
             "mask": mask_sha256,
             "resize_interpolation": item.resize_interpolation,
@@ -111,7 +112,13 @@ def plan_of(config: TrainConfig, pictures: Pictures, examples: Sequence[Example]
     """Which of the training pictures each step sees."""
     repeats = balanced_repeats([item.num_repeats for item in pictures.train], [item.is_reg for item in pictures.train])
     sights = [
-        Sight(example.size, count, 0.5 if item.flip_aug else 0.0, item.caption_dropout_rate)
+        Sight(
+            example.size,
+            count,
+            0.5 if item.flip_aug else 0.0,
+            item.caption_dropout_rate,
+            item.caption_dropout_every_n_epochs,
+        )
         for item, example, count in zip(pictures.train, examples, repeats, strict=True)
     ]
     datasets = config.data.datasets

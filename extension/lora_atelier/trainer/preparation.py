@@ -8,9 +8,11 @@ encoded, before the U-Net is read.
 from __future__ import annotations
 
 import gc
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from PIL import Image
@@ -18,9 +20,10 @@ from torch import Tensor
 
 from .. import memory
 from ..config import TrainConfig
-from ..datasets import checks, record
+from ..datasets import checks, processing, record
 from ..datasets.cache import LATENTS, MASKS, TEXTS, CacheFolder
 from ..datasets.items import Item
+from ..datasets.processing import CaptionRules
 from ..errors import DataError, message
 from ..models import load as models
 from ..models.attention import weighted_parts
@@ -181,7 +184,7 @@ class Preparation:
         said = [*checks.few_pictures(len(own)), *checks.common_trigger(self.this.job.trigger)]
         said += checks.black_masks([d.item.path.name for d in drafts if d.mask is not None and not d.mask.any()])
         said += checks.long_captions(
-            {item.caption: item.path.name for item in reversed(own)},
+            {processing.process(item.caption, item.rules, None): item.path.name for item in reversed(own)},
             limit=self.config.model.max_token_length,
             count=self._counter(),
         )
@@ -240,17 +243,19 @@ class Preparation:
         item = draft.item
         return Example(
             posteriors=tuple(posterior for posterior in draft.posteriors if posterior is not None),
-            caption=item.caption,
+            caption=processing.process(item.caption, item.rules, None),
             size=self.pictures.framing(item).bucket,
             weight=self.config.loss.prior_weight if item.is_reg else 1.0,
             key=self.pictures.admitted.sha256(item),
             loss_mask=draft.mask,
+            varied=partial(_varied, item.caption, item.rules) if item.rules.varies else None,
         )
 
     def _conditioner(self, model: Model, folder: CacheFolder, examples: Sequence[Example], *, keep: bool) -> _Reader:
         """How captions become conditioning: read beforehand while the text encoders are frozen.
 
-        Puts the text encoders into ``model`` if they are trained or ``keep`` asks for them.
+        Puts the text encoders into ``model`` if they are trained, if there are captions that are another each time, or
+        if ``keep`` asks for them.
         """
         config = self.config
         reading = Reading(
@@ -264,6 +269,7 @@ class Preparation:
             return lambda whole, captions: whole.read(captions, reading)
         texts = Texts(TensorCache(folder, TEXTS), self._key(folder, "te", self.dtype), reading)
         captions = sorted({"", *(example.caption for example in examples)})
+        keep = keep or any(example.varied is not None for example in examples)
         found = {caption: texts.read(caption) for caption in captions}
         if keep or not all(found.values()):
             self._read_text_encoders(model)
@@ -276,7 +282,12 @@ class Preparation:
         if not keep:
             model.text_encoders = model.tokenizers = ()
             self._give_back()
-        return lambda _, captions: stack([known[caption] for caption in captions])
+
+        def condition(whole: Model, captions: Sequence[str]) -> TextConditioning:
+            with torch.no_grad():
+                return stack([known.get(caption) or whole.read([caption], reading) for caption in captions])
+
+        return condition
 
     def _read_text_encoders(self, model: Model) -> None:
         self.this.preparing("model")
@@ -289,3 +300,7 @@ class Preparation:
         memory.give_back()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _varied(caption: str, rules: CaptionRules, draw: random.Random, step: int, steps: int) -> str:
+    return processing.process(caption, rules, draw, step=step, steps=steps)
