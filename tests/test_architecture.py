@@ -51,7 +51,7 @@ MAY_IMPORT = {
 # What works without torch, so that a page can be drawn and a file listed on any machine.
 TORCHFREE = ("errors", "atomic", "locking", "safetensors_header", "config", "config_files", "events", "prompt",
              "locales", "datasets", "rights", "jobs", "web", "ui", "models.detect", "loader.catalogue",
-             "loader.facts", "loader.index", "loader.hashing", "adapters.keys",
+             "loader.facts", "loader.index", "loader.hashing", "adapters.keys", "adapters.hashes",
              "embedded.world", "embedded.judge", "embedded.examples", "cli")  # fmt: skip
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "gradio", "peft"}
 HOST_MODULES = {"modules", "backend", "ldm_patched", "modules_forge", "installer", "launch"}

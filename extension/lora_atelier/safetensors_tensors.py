@@ -5,6 +5,7 @@ Nothing is mapped: a mapped file can't be replaced on Windows, and one that is c
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +34,7 @@ _DTYPES = {
     "U64": "uint64",
 }
 NAMES = {name: key for key, name in _DTYPES.items()}
+_PIECE_BYTES = 1 << 18
 
 
 class TensorFile:
@@ -66,6 +68,14 @@ class TensorFile:
         part = buffer[: (stop - start) * row_bytes]
         self._fill(part, info.offset + start * row_bytes, key)
         return part.view(_dtype(info.dtype, key)).reshape(stop - start, -1)
+
+    def content_hash(self) -> str:
+        """Return the SHA-256 of everything behind the header, 64 hex digits. Raises OSError."""
+        digest, buffer = hashlib.sha256(), memoryview(bytearray(_PIECE_BYTES))
+        self._file.seek(self.header.data_offset)
+        while count := self._file.readinto(buffer):
+            digest.update(buffer[:count])
+        return digest.hexdigest()
 
     def _fill(self, buffer: Tensor, offset: int, key: str) -> None:
         if not buffer.numel():

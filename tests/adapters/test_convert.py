@@ -280,3 +280,15 @@ def test_other_families_keep_their_numbers_in_kohyas_names(tiny):
 
     assert made.tensors.keys() == {f"{LAYER}.{suffix}" for suffix in ("lokr_w1", "lokr_w2", "alpha")}
     assert keys.kohya(next(iter(made.tensors))) is not None
+
+
+def test_lengths_by_input_stay_so_where_there_are_as_many_outputs(tiny):
+    """Turned into (o, 1, …) they would be read as lengths by output."""
+    out, inputs, *_ = tiny.targets[LAYER].shape
+    assert out == inputs
+    tensors = {f"{LAYER}.{suffix}": tensor for suffix, tensor in plain_lora(tiny, LAYER).items()}
+    tensors[f"{LAYER}.dora_scale"] = torch.ones(1, inputs)
+
+    made = convert.to_kohya("a", tensors, {}, tiny, {})
+
+    assert made.tensors[f"{LAYER}.dora_scale"].shape == (1, inputs)

@@ -341,3 +341,39 @@ def test_query_key_and_value_of_sd2_change_their_thirds_of_one_weight(tmp_path):
 def test_a_configuration_that_says_nothing_sensible_is_refused(tmp_path, said):
     with pytest.raises(AdapterFormatError, match="how strong it is, can't be understood"):
         peft.configs(tmp_path / "x.safetensors", {"lora_adapter_metadata": said})
+
+
+SQUARE = {"lora_down.weight": (4, 32, 3, 3), "lora_up.weight": (32, 4, 1, 1), "dora_scale": (1, 32, 1, 1)}
+OBLONG = {"lora_down.weight": (4, 48, 3, 3), "lora_up.weight": (32, 4, 1, 1)}
+
+
+def file_of(**layers):
+    return {f"lora_unet_{name}.{key}": t for name, stored in layers.items() for key, t in filled(stored).items()}
+
+
+@pytest.mark.parametrize(
+    ("beside", "on_input"),
+    [
+        ({}, True),
+        ({"linear": {**lora(), "dora_scale": (64,)}}, False),
+        ({"linear": {**lora(), "dora_scale": (1, 48)}}, True),
+        ({"linear": {**lora(), "dora_scale": (64, 1)}}, True),
+        ({"conv": {**OBLONG, "dora_scale": (1, 32, 1, 1)}}, False),
+        ({"conv": {**OBLONG, "dora_scale": (1, 48, 1, 1)}}, True),
+    ],
+    ids=["alone", "PEFT's linear", "by input", "by output", "PEFT's convolution", "convolution by input"],
+)
+def test_the_rest_of_the_file_tells_whose_lengths_of_a_square_convolution_these_are(beside, on_input):
+    """PEFT's (1, o, 1, 1) and LyCORIS' (1, i, 1, 1) look the same where o is i."""
+    layers = families.group(file_of(square=SQUARE, **beside)).layers
+
+    assert families.match(layers["lora_unet_square"])["weight"].on_input == on_input
+
+
+def test_pefts_lengths_under_kohyas_name_fit_where_outputs_and_inputs_differ():
+    layers = families.group(file_of(conv={**OBLONG, "dora_scale": (1, 32, 1, 1)})).layers
+
+    adapter = families.match(layers["lora_unet_conv"])["weight"]
+
+    assert not adapter.on_input
+    assert adapter.fits((32, 48, 3, 3))

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import struct
+import threading
 
 import pytest
 import safetensors.torch
@@ -8,6 +9,7 @@ import torch
 
 from lora_atelier.adapters import file
 from lora_atelier.errors import AdapterFormatError, AdapterNotFoundError
+from lora_atelier.loader import facts, hashing
 
 
 @pytest.fixture
@@ -123,3 +125,24 @@ def test_a_file_cut_at_any_place_is_a_broken_file(tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises(AdapterFormatError):
             file.read(path)
+
+
+@pytest.mark.parametrize("said", [{}, {"sshs_model_hash": "a" * 64}], ids=["computed", "said"])
+def test_a_file_has_one_hash_whoever_asks_also_if_it_is_no_librarys(tmp_path, said):
+    """Tensors out of order, bytes between them that are nobody's, and some behind them."""
+    path = tmp_path / "x.safetensors"
+    entries = {
+        "lora_unet_b.alpha": {"dtype": "F16", "shape": [2], "data_offsets": [8, 12]},
+        "lora_unet_a.alpha": {"dtype": "F16", "shape": [1], "data_offsets": [2, 4]},
+    }
+    header = json.dumps({"__metadata__": said, **entries}).encode()
+    content = bytes(range(20))
+    path.write_bytes(struct.pack("<Q", len(header)) + header + content)
+    identity = hashing.identify(path)
+
+    read = file.read(path).content_hash
+
+    background = hashing.hash_file(identity, threading.Event()).content_hash
+    assert background == hashlib.sha256(content).hexdigest()
+    assert read == (said.get("sshs_model_hash") or background)
+    assert facts.read_facts(path).content_hash == (read if said else "")

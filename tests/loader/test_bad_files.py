@@ -312,7 +312,7 @@ def test_a_disk_that_fails_is_a_sentence(host, path, monkeypatch):
     def failing(_):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(file, "read_all", failing)
+    monkeypatch.setattr(file, "TensorFile", failing)
 
     with pytest.raises(AdapterFormatError, match=r"can't be read.*Permission denied"):
         fit("cat", path, host)

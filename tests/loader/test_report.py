@@ -178,3 +178,13 @@ def test_the_report_is_plain_json(tiny_model, write, lora):
     text = json.dumps(report.describe(write(lora), Outline(tiny_model, "toy")).to_json(), allow_nan=False)
 
     assert json.loads(text)["matched"]["refusal"]["type"] == "AdapterFormatError"
+
+
+def test_the_file_is_read_once(tiny_model, write, lora, monkeypatch):
+    content = write(lora)
+    monkeypatch.setattr(file, "read", lambda path: pytest.fail(f"{path} was read again"))
+
+    described = report.describe(content, Outline(tiny_model, "toy"))
+
+    assert described.matched.refusal is None
+    assert described.matched.matching == described.matched.total

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import AdapterFormatError, AdapterMismatchError, Message, message
-from . import families, keys, peft
+from . import families, peft
 from .dora import DoraAdapter
 from .keys import Grouped
 from .lora import LoraAdapter
@@ -232,7 +232,7 @@ def to_kohya(
             _give_alpha(stored, peft.alpha_of(written, grouped.paths.get(written, ""), stored, scales), layer, note)
             magnitude = stored.pop("lora_magnitude_vector", None)
             if magnitude is not None:
-                stored[_DORA] = magnitude
+                stored[_DORA] = magnitude.reshape(-1)
         usual = _kohya_shapes(stored, target)
         for suffix, tensor in stored.items():
             shape = note.get("shapes", {}).get(f"{layer}.{suffix}", usual[suffix])
@@ -282,7 +282,8 @@ def _kohya_shapes(stored: Mapping[str, Tensor], target: Target) -> Mapping[str, 
         shapes[_UP] = (target.shape[0], rank, *ones)
         if _ALPHA in stored:
             shapes[_ALPHA] = ()
-        if _DORA in stored and stored[_DORA].numel() == target.shape[0]:
+        # Lengths by input, (1, i, …), stay as they are, also where there are as many outputs.
+        if _DORA in stored and stored[_DORA].shape == (target.shape[0], *(1,) * (stored[_DORA].ndim - 1)):
             shapes[_DORA] = (target.shape[0], 1, *ones)
     return shapes
 
@@ -292,7 +293,7 @@ def _kohya_shapes(stored: Mapping[str, Tensor], target: Target) -> Mapping[str, 
 
 def _sorted(name: str, tensors: Mapping[str, Tensor], names: Names) -> tuple[Grouped[Tensor], Mapping[str, str]]:
     """Return a file's content grouped, and the names of its layers in the file by the model's names for them."""
-    grouped = keys.group(tensors)
+    grouped = families.group(tensors)
     if grouped.unknown:
         first, count = grouped.unknown[0], len(grouped.unknown)
         raise _refusal(name, message("{count} of its keys are unknown, first {key}.", count=count, key=first))

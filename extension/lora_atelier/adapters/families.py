@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from . import keys
 from .base import Adapter, scale_of
 from .boft import BoftAdapter
-from .dora import DoraAdapter
+from .dora import DoraAdapter, lengths_by_output
 from .full import FullAdapter, SparseAdapter
 from .glora import GloraAdapter
 from .ia3 import Ia3Adapter
@@ -37,6 +38,12 @@ _DORA = ("dora_scale", "lora_magnitude_vector")
 # No weight has more axes or a larger one.
 _MOST_AXES, _LARGEST_SIZE = 8, 1 << 31
 _SPARSE = ("bias_indices", "bias_values", "bias_size")
+
+
+def group(tensors: Mapping[str, Tensor]) -> keys.Grouped[Tensor]:
+    """Return a file's tensors by layer as ``keys.group`` does, each as ``match`` understands it."""
+    grouped = keys.group(tensors)
+    return replace(grouped, layers=lengths_by_output(grouped.layers))
 
 
 def match(weights: Mapping[str, Tensor]) -> Mapping[str, Adapter] | None:
@@ -122,4 +129,4 @@ class PaddedAdapter(Adapter):
         return PaddedAdapter(self.inner.with_rank(rank))
 
 
-__all__ = ["FAMILIES", "Adapter", "PaddedAdapter", "fitted", "match"]
+__all__ = ["FAMILIES", "Adapter", "PaddedAdapter", "fitted", "group", "match"]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -18,7 +16,8 @@ from torch import Tensor
 from .. import atomic
 from ..errors import AdapterFormatError, AdapterNotFoundError
 from ..safetensors_header import BrokenFileError
-from ..safetensors_tensors import NAMES, read_all
+from ..safetensors_tensors import NAMES, TensorFile
+from . import hashes
 
 _PICKLES = {".pt", ".ckpt", ".pth", ".bin"}
 # The library's own order of number formats (safetensors 0.8, enum Dtype), as far as adapters use them.
@@ -30,17 +29,15 @@ _DTYPE_ORDER = (
 
 @dataclass(frozen=True, eq=False)
 class AdapterFile:
-    """The content of an adapter file: tensors by key, in their stored dtypes, and the metadata's texts."""
+    """The content of an adapter file: tensors by key, in their stored dtypes, and the metadata's texts.
+
+    ``content_hash``, 64 hex digits, stands for the weights: ``adapters.hashes`` says how.
+    """
 
     path: Path
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
-
-    @cached_property
-    def content_hash(self) -> str:
-        """64 hex digits that stand for the weights: kohya's ``sshs_model_hash`` if the file says it, else computed."""
-        said = self.metadata.get("sshs_model_hash", "")
-        return said if re.fullmatch(r"[0-9a-f]{64}", said) else model_hash(self.tensors)
+    content_hash: str
 
 
 def read(path: Path) -> AdapterFile:
@@ -57,7 +54,10 @@ def read(path: Path) -> AdapterFile:
             suffix=path.suffix,
         )
     try:
-        tensors, metadata = read_all(path)
+        with TensorFile(path) as opened:
+            metadata = opened.header.metadata
+            tensors = {key: opened.read(key) for key in opened.header.tensors}
+            content_hash = hashes.said(metadata) or opened.content_hash()
     except FileNotFoundError as error:
         raise AdapterNotFoundError(
             "{name} is no longer there.",
@@ -78,7 +78,7 @@ def read(path: Path) -> AdapterFile:
         raise AdapterFormatError(
             "{name} can't be read.", why="{error}.", todo="", name=path.name, error=str(error)
         ) from error
-    return AdapterFile(path, tensors, metadata)
+    return AdapterFile(path, tensors, metadata, content_hash)
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
@@ -88,8 +88,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     the metadata comes first, so that a list of files can be made from their first kilobytes. Raises OSError.
     """
     blocks = {key: _bytes(tensors[key]) for key in _order(tensors)}
-    hashes = _hashes(tensors, blocks, metadata)
-    header = _header(tensors, {**metadata, **hashes})
+    computed = _hashes(tensors, blocks, metadata)
+    header = _header(tensors, {**metadata, **computed})
 
     def fill(temporary: Path) -> None:
         with temporary.open("wb") as file:
@@ -98,11 +98,11 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
                 file.write(block)
 
     atomic.write_with(path, fill)
-    return hashes["sshs_model_hash"]
+    return computed["sshs_model_hash"]
 
 
 def model_hash(tensors: Mapping[str, Tensor]) -> str:
-    """Return kohya's ``sshs_model_hash``: the SHA-256 of the tensors' bytes in the order of the file."""
+    """Return the ``sshs_model_hash`` of a file that ``write`` makes of these tensors."""
     return _sha256(_bytes(tensors[key]) for key in _order(tensors))
 
 

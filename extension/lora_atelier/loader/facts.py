@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import safetensors_header
-from ..adapters import keys
+from ..adapters import hashes, keys
 from ..errors import Message, message
 from ..safetensors_header import BrokenFileError
 
@@ -54,14 +54,13 @@ def read_facts(path: Path) -> Facts:
     metadata, text = skimmed.metadata, skimmed.entries
     family = _family(text)
     attention = _cross_attention(text)
-    hashed = metadata.get("sshs_model_hash", "")
     return Facts(
         alias=_clean(metadata.get("ss_output_name", "").strip()),
         trigger_words=_clean(metadata.get("modelspec.trigger_phrase", "")),
         base=_base(text, attention, metadata),
         family=family,
         rank=_rank(text, attention, metadata),
-        content_hash=hashed if re.fullmatch("[0-9a-f]{64}", hashed) else "",
+        content_hash=hashes.said(metadata),
     )
 
 

@@ -91,9 +91,14 @@ def fit(name: str, path: Path, host: FitsAdapters, *, partly: bool = False) -> F
     AdapterMismatchError where a shape differs or more layers are unknown.
     """
     _check_count(name, path)
-    content = file.read(path)
+    return fit_content(name, file.read(path), host, partly=partly)
+
+
+def fit_content(name: str, content: AdapterFile, host: FitsAdapters, *, partly: bool = False) -> Fitted:
+    """Return a file that was read already, fitted as ``fit`` does."""
+    _check_keys(name, len(content.tensors))
     check_numbers(name, content)
-    grouped = keys.group(content.tensors)
+    grouped = families.group(content.tensors)
     foreign = keys.foreign_base(content.tensors)
     if foreign:
         raise AdapterMismatchError(
@@ -113,7 +118,7 @@ def fit(name: str, path: Path, host: FitsAdapters, *, partly: bool = False) -> F
             count=len(content.tensors),
             key=next(iter(content.tensors), "-"),
         )
-    sorting = sort_layers(path, content, grouped, host)
+    sorting = sort_layers(content, grouped, host)
     if not partly:
         _check(name, content, grouped, sorting, host)
     notes = _left_out(name, grouped, sorting)
@@ -126,11 +131,11 @@ def _checksum(content: AdapterFile) -> int:
     return zlib.crc32(repr(scales).encode(), file.checksum(content.tensors))
 
 
-def sort_layers(path: Path, content: AdapterFile, grouped: Grouped[Tensor], host: FitsAdapters) -> _Sorting:
+def sort_layers(content: AdapterFile, grouped: Grouped[Tensor], host: FitsAdapters) -> _Sorting:
     """Return what becomes of each of a file's layers in this model. Raises AdapterFormatError for PEFT's settings."""
     layers, aliases = host.layers(), host.aliases()
     has_text = any(name.startswith("lora_te") for name in layers)
-    scales = peft.configs(path, content.metadata)
+    scales = peft.configs(content.path, content.metadata)
     found = _Sorting()
     for written, stored in grouped.layers.items():
         name = written if written in layers else aliases.get(written, "")
@@ -176,6 +181,10 @@ def _check_count(name: str, path: Path) -> None:
             header_bytes = int.from_bytes(opened.read(8), "little")
         if header_bytes > _MOST_KEYS * _ENTRY_BYTES:
             count = len(safetensors_header.read(path).tensors)
+    _check_keys(name, count)
+
+
+def _check_keys(name: str, count: int) -> None:
     if count > _MOST_KEYS:
         raise AdapterFormatError(
             "LoRA “{name}” was not applied.",

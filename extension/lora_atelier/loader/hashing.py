@@ -35,8 +35,10 @@ def identify(path: Path) -> Identity:
 
 @dataclass(frozen=True)
 class Hashes:
-    """``content_hash``: kohya's, of everything behind the header. ``file_hash``: of the whole file (AutoV2: its first
-    10 digits). Both are SHA-256, 64 hex digits. Or, instead of both, what is wrong with the header."""
+    """``content_hash``: of everything behind the header, as ``adapters.hashes`` defines it. ``file_hash``: of the whole
+    file (AutoV2: its first 10 digits). Both are SHA-256, 64 hex digits. Or, instead of both, what is wrong with the
+    header.
+    """
 
     content_hash: str = ""
     file_hash: str = ""

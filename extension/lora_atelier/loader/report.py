@@ -181,7 +181,7 @@ def describe(content: AdapterFile, model: Outline | None = None) -> Report:
 
     Raises AdapterFormatError if PEFT's settings in it can't be understood.
     """
-    grouped = keys.group(content.tensors)
+    grouped = families.group(content.tensors)
     scales = peft.configs(content.path, content.metadata)
     found = _Layers(grouped, scales)
     shapes = _shapes(content)
@@ -433,9 +433,9 @@ def _all_finite(tensor: Tensor) -> bool:
 
 
 def _match(content: AdapterFile, grouped: Grouped[Tensor], model: Outline) -> Matched:
-    sorting = fitting.sort_layers(content.path, content, grouped, model)
+    sorting = fitting.sort_layers(content, grouped, model)
     try:
-        fitting.fit(content.path.stem, content.path, model)
+        fitting.fit_content(content.path.stem, content, model)
         refusal = None
     except AdapterError as error:
         refusal = error
