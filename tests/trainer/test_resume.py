@@ -282,7 +282,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_a_sentence(tmp_path, tiny_mo
 
     assert run(made) == FAILED
 
-    assert "no longer a number" in told(made, events.Failed)[0].error["what"]
+    assert "no longer numbers" in told(made, events.Failed)[0].error["what"]
 
 
 def test_weights_that_are_no_numbers_never_become_a_state(tmp_path, tiny_model_folder, pictures, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from .. import atomic
 from ..adapters.card import fresh_path as fresh_path
 from ..adapters.card import write_card as write_card
 from ..errors import JobError
-from . import optimizers
+from . import optimizers, watch
 from .loop import Trainee
 
 SCHEMA = 1
@@ -34,8 +35,13 @@ class Progressed:
 def save_state(states: Path, trainee: Trainee, progressed: Progressed, *, keep: int) -> str:
     """Write ``states/step-000800``, then point ``states/latest`` at it; returns the folder's name.
 
-    Raises OSError (disk full); the states before are then as they were. Older states than ``keep`` are removed last.
+    Raises OSError (disk full), and DataError where a weight or a moment of the optimizer is no number; the states
+    before are then as they were. Older states than ``keep`` are removed last. A complete state of this step is left as
+    it is: every draw is a function of the step, so it says the same.
     """
+    if not are_numbers(trainee):
+        before = latest_state(states)
+        raise watch.diverged(progressed.step, kept=step_of(before) if before is not None else 0)
     name = f"step-{progressed.step:06d}"
 
     def fill(folder: Path) -> None:
@@ -50,28 +56,73 @@ def save_state(states: Path, trainee: Trainee, progressed: Progressed, *, keep: 
         }
         (folder / "state.json").write_text(json.dumps(said), encoding="utf-8")
 
-    atomic.write_folder(states / name, fill)
+    if not _is_complete(states / name):
+        atomic.write_folder(states / name, fill)
     atomic.write_text(states / LATEST, name)
-    for old in sorted(states.glob("step-*"))[:-keep]:
+    for old in sorted(states.glob("step-*"), key=step_of)[:-keep]:
         if old.name != name:
             shutil.rmtree(old, ignore_errors=True)
     return name
 
 
 def latest_state(states: Path) -> Path | None:
-    """The folder that ``latest`` names; None where there is no state yet. Raises JobError if it is gone."""
+    """The folder that ``latest`` names, or the newest complete one where that is gone; None where there is none yet.
+
+    Raises JobError if there was one and all are gone.
+    """
     try:
         name = (states / LATEST).read_text(encoding="utf-8").strip()
     except FileNotFoundError:
+        name = ""
+    if name and _is_complete(states / name):
+        return states / name
+    complete = [folder for folder in states.glob("step-*") if _is_complete(folder)]
+    if complete:
+        return max(complete, key=step_of)
+    if not name:
         return None
-    if not (states / name / "state.json").is_file():
-        raise JobError(
-            "The training can't go on.",
-            why="Its last state, {state}, is gone.",
-            todo="Start a new training with the same pictures.",
-            state=name,
-        )
-    return states / name
+    raise JobError(
+        "The training can't go on.",
+        why="Its last state, {state}, is gone.",
+        todo="Start a new training with the same pictures.",
+        state=name,
+    )
+
+
+def step_of(state: Path) -> int:
+    """The step of a state's folder; -1 for a name that is none of ours."""
+    digits = state.name.removeprefix("step-")
+    return int(digits) if digits.isdecimal() else -1
+
+
+def _is_complete(state: Path) -> bool:
+    # A folder gets its name when all is in it, so what lacks a file was taken apart by someone.
+    return all((state / name).is_file() for name in ("state.json", "adapter.safetensors", "optimizer.pt"))
+
+
+def are_numbers(trainee: Trainee) -> bool:
+    """Whether no weight, no average and no moment of the optimizer is NaN or infinite.
+
+    A loss tells only what the weights were before its own step, so nothing but the weights themselves can say that
+    they are good.
+    """
+    tensors = [*trainee.network.parameters(), *_tensors(trainee.optimizer.state_dict())]
+    if trainee.average is not None:
+        tensors += _tensors(trainee.average.state_dict())
+    finite = [tensor.isfinite().all().to(trainee.device) for tensor in tensors if tensor.is_floating_point()]
+    return not finite or bool(torch.stack(finite).all())
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Every tensor in nested dictionaries and sequences."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _tensors(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _tensors(inner)
 
 
 def load_state(state: Path, trainee: Trainee) -> Progressed:

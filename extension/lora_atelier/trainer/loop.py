@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import statistics
 import time
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..config import LossConfig, TrainConfig
-from ..errors import DataError
+from ..errors import Message
 from ..events import Stepped, Validated
 from ..models.load import Model
 from ..models.text import TextConditioning
@@ -25,6 +24,7 @@ from .averaging import Average, arrived
 from .batches import BatchPlan, Place
 from .conditions import draw_latents
 from .network import LoraNetwork
+from .watch import LOOK_EVERY, Look, Watch
 
 REPORT_EVERY_S = 0.5
 
@@ -110,6 +110,15 @@ class Trainee:
 
 
 @dataclass
+class _Step:
+    """What is to be known of a step: loss and norm of the gradients, on the device (None: skipped), and its time."""
+
+    loss: Tensor
+    norm: Tensor | None
+    seconds: float = 0.0
+
+
+@dataclass
 class Loop:
     """Runs the steps from ``step`` to the configured end; everything outside a step is a callback."""
 
@@ -119,10 +128,14 @@ class Loop:
     plan: BatchPlan
     report: Callable[[Stepped], None]
     peak_memory: Callable[[], int]
+    warn: Callable[[Message], None]
     step: int = 0
-    _losses: list[Tensor] = field(default_factory=list)
+    watch: Watch = field(default_factory=Watch)
+    _unread: list[_Step] = field(default_factory=list)
+    _losses: list[float] = field(default_factory=list)
     _seconds: deque[float] = field(default_factory=lambda: deque(maxlen=50))
     _reported: float = 0.0
+    _size: Tensor | None = None
 
     def run(self, *, until: Callable[[int], bool]) -> None:
         """Step until the end or until ``until(step)``, asked after every step, says to leave.
@@ -135,15 +148,23 @@ class Loop:
             rate = schedules.factor(self.step, self.config.schedule, learning_rate=self.config.optimizer.learning_rate)
             for group in self.trainee.optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * rate
-            self._losses.append(self._optimize())
+            made = self._optimize()
+            self._unread.append(made)
             self.step += 1
-            self._seconds.append(time.monotonic() - began)
-            self._report()
+            is_due = self._is_report_due()
+            if is_due or self.step % LOOK_EVERY == 0:
+                self._wait()
+            made.seconds = time.monotonic() - began
+            self._seconds.append(made.seconds)
+            if is_due or self.step % LOOK_EVERY == 0:
+                self.look()
+            if is_due:
+                self._report()
             if until(self.step):
                 return
 
-    def _optimize(self) -> Tensor:
-        """One optimizer step over its batches; returns the mean loss, still on the device."""
+    def _optimize(self) -> _Step:
+        """One optimizer step over its batches; what is to be known of it is still on the device."""
         accumulation, trainee = self.config.schedule.accumulation, self.trainee
         # Dropout is the only draw that torch makes by itself: it starts anew at each step.
         torch.manual_seed(noise.seed_of(self.config.schedule.seed, "dropout", self.step))
@@ -153,14 +174,28 @@ class Loop:
             loss = self._batch_loss(number) / accumulation
             trainee.accelerator.backward(loss)
             total = total + loss.detach()
-        if self.config.optimizer.max_grad_norm:
-            trainee.accelerator.clip_grad_norm_(trainee.network.parameters(), self.config.optimizer.max_grad_norm)
+        norm = self._clipped_norm()
         trainee.optimizer.step()
+        # A loss scale (fp16) skips steps while it looks for its size: their gradients mean nothing.
+        skipped = bool(getattr(trainee.optimizer, "step_was_skipped", False))
         if self.config.network.scale_weight_norms:
             trainee.network.limit_norms(self.config.network.scale_weight_norms)
         if trainee.average is not None:
             trainee.average.update(self.step + 1)
-        return total
+        return _Step(total, None if skipped else norm)
+
+    def _clipped_norm(self) -> Tensor:
+        """Clip the gradients where the settings ask for it; returns the norm that they had."""
+        accelerator, parameters = self.trainee.accelerator, list(self.trainee.network.parameters())
+        norm: Tensor
+        if self.config.optimizer.max_grad_norm:
+            norm = accelerator.clip_grad_norm_(parameters, self.config.optimizer.max_grad_norm)
+            return norm
+        accelerator.unscale_gradients()
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if not gradients:
+            return torch.zeros((), device=self.trainee.device)
+        return torch.stack(torch._foreach_norm(gradients)).norm()
 
     def _batch_loss(self, number: int) -> Tensor:
         places = self.plan.batch(number)
@@ -203,27 +238,45 @@ class Loop:
         posterior = self.examples[place.index].posteriors[int(place.mirrored)]
         return draw_latents(posterior, self.config.schedule.seed, "latents", number, at)
 
-    def check(self) -> float:
-        """The mean loss since the last report. Raises DataError if it is no number: then these weights are lost."""
-        # Reading the losses waits for the device, so it is done for many steps at once.
-        mean = float(torch.stack(self._losses).mean()) if self._losses else 0.0
-        if not math.isfinite(mean):
-            raise DataError(
-                "The training went wrong at step {step}: its loss is no longer a number.",
-                why="The learning rate may be too high, or the precision of the computation too low.",
-                todo="Halve the learning rate, or choose bf16 or no mixed precision, and train again.",
-                step=self.step,
-            )
-        return mean
+    def look(self) -> None:
+        """Read what is unread of the steps and let the watch judge it. Raises DataError if a loss is no number."""
+        if not self._unread:
+            return
+        made, self._unread = self._unread, []
+        size = torch.stack(torch._foreach_norm([each.detach() for each in self.trainee.network.parameters()]))
+        moved = torch.ones(()) if self._size is None else (size != self._size).any()
+        self._size = size
+        norms = [step.norm for step in made if step.norm is not None]
+        # One reading for all of it: each waits for the device.
+        numbers = [each.detach().float().to(size.device) for each in (moved, *(step.loss for step in made), *norms)]
+        has_moved, *read = torch.stack(numbers).tolist()
+        losses, known = read[: len(made)], iter(read[len(made) :])
+        self._losses += losses
+        seen = Look(
+            step=self.step,
+            losses=losses,
+            norms=[None if step.norm is None else next(known) for step in made],
+            seconds=[step.seconds for step in made],
+            moved=bool(has_moved),
+        )
+        for said in self.watch.look(seen):
+            self.warn(said)
+
+    def _wait(self) -> None:
+        # The time of steps on a graphics card is known only when they are made, not when they are ordered.
+        if self.trainee.device.type == "cuda":
+            torch.cuda.synchronize(self.trainee.device)
+
+    def _is_report_due(self) -> bool:
+        return time.monotonic() - self._reported >= REPORT_EVERY_S or self.step >= self.config.schedule.steps
 
     def _report(self) -> None:
-        now, last = time.monotonic(), self.step >= self.config.schedule.steps
-        if now - self._reported < REPORT_EVERY_S and not last:
-            return
-        mean = self.check()
+        mean = statistics.fmean(self._losses) if self._losses else 0.0
         self._losses.clear()
-        self._reported = now
-        pace = statistics.median(self._seconds)
+        self._reported = time.monotonic()
+        # On a graphics card a step is ordered at once and waited for at a later one: only their mean says anything.
+        average = statistics.fmean if self.trainee.device.type == "cuda" else statistics.median
+        pace = average(self._seconds)
         steps = self.config.schedule.steps
         self.report(
             Stepped(

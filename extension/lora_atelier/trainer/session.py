@@ -67,6 +67,7 @@ class Session:
             plan=plan_of(this.config, pictures, examples),
             report=this.tell,
             peak_memory=peak_memory_bytes,
+            warn=this.warn,
         )
         session = cls(this, trainee, pictures, loop, heldout)
         session.take_up()
@@ -77,7 +78,7 @@ class Session:
         state = checkpoint.latest_state(self.this.path / "state")
         if state is not None:
             self.progressed = checkpoint.load_state(state, self.trainee)
-            self.loop.step = self.progressed.step
+            self.loop.step = self.loop.watch.kept = self.progressed.step
         pictures = sorted((self.this.path / "samples").glob("*.png"))
         self.preview = pictures[-1] if pictures else None
 
@@ -139,8 +140,7 @@ class Session:
     def _keep(self) -> bool:
         """Write state and adapter of this step; a full disk is a warning, and the next checkpoint tries again."""
         step = self.loop.step
-        # Weights that are no numbers must never take the place of the last good state.
-        self.loop.check()
+        self.loop.look()
         try:
             state = checkpoint.save_state(
                 self.this.path / "state",
@@ -159,6 +159,7 @@ class Session:
                 )
             )
             return False
+        self.loop.watch.kept = step
         self.this.tell(Saved(step=step, file=name, state=state))
         return True
 
