@@ -25,7 +25,6 @@ PACKAGE = Path(lora_atelier.__file__).parent
 # They say how another setting, which is refused as long as it is not known, is to be done.
 PART_OF_ANOTHER = {
     "model.base_weights_multiplier": "model.base_weights",
-    "network.block_lr_zero_threshold": "network.down_lr_weight",
     "network.factor": "network.algorithm",
     "optimizer.beta1": "optimizer.optimizer",
     "optimizer.beta2": "optimizer.optimizer",

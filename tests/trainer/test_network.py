@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from lora_atelier.adapters.families import match
 from lora_atelier.config import NetworkConfig, OptimizerConfig, TrainConfig
 from lora_atelier.trainer.groups import parameter_groups
 from lora_atelier.trainer.network import LoraNetwork
@@ -156,3 +157,38 @@ def test_lora_plus_lets_the_second_matrix_learn_faster():
     assert both["lora_unet_linear.down"] == 1e-3 and both["lora_unet_linear.up"] == 4e-3
     assert both["lora_te_other.up"] == pytest.approx(16e-4) and count == 4
     assert one["lora_unet_linear.up"] == 1e-3 and one["lora_te_other.up"] == pytest.approx(2e-4)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_dora_changes_nothing_at_first_and_then_what_its_file_says(name):
+    layers, network = trained(algorithm="dora")
+    x, layer, branch = torch.randn(INPUTS[name]), layers[name], network.branches[name]
+    alone = layer(x)
+    network.attach()
+    with torch.no_grad():
+        up = branch.up.clone()
+        branch.up.zero_()
+        assert torch.allclose(layer(x), alone, atol=1e-5)
+        branch.up.copy_(up)
+        branch.magnitude.mul_(torch.rand_like(branch.magnitude) + 0.5)
+
+    stored = {key.split(".", 1)[1]: value for key, value in network.tensors(torch.float32).items() if name in key}
+    delta = match(stored)["weight"].delta(layer.weight)
+
+    conv = x.dim() == 4
+    wanted = nn.functional.conv2d(x, delta, padding=1) if conv else nn.functional.linear(x, delta)
+    assert torch.allclose(layer(x), alone + wanted, atol=1e-4)
+    assert stored["dora_scale"].shape == (layer.weight.shape[0], *[1] * (layer.weight.dim() - 1))
+
+
+def test_a_dora_learns_its_lengths_without_decay():
+    layers, network = trained(algorithm="dora")
+    network.attach()
+    layers["lora_unet_linear"](torch.randn(2, 6)).square().sum().backward()
+    branch = network.branches["lora_unet_linear"]
+
+    groups = parameter_groups(network, TrainConfig())
+
+    assert all(p.grad.abs().max() > 0 for p in (branch.down, branch.up, branch.magnitude))
+    (group,) = [g for g in groups if any(p is branch.magnitude for p in g["params"])]
+    assert group["weight_decay"] == 0.0 and not any(p is branch.up for p in group["params"])

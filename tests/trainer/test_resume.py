@@ -119,11 +119,13 @@ OPTIONS = {
         "schedule": ScheduleConfig(steps=6, seed=5, accumulation=2, gradient_checkpointing=True),
     },
     "average, norm limit, LoRA+": {
-        "network": NetworkConfig(rank=4, train_te=True, scale_weight_norms=0.02, loraplus_lr_ratio=4.0),
+        "network": NetworkConfig(
+            rank=4, train_te=True, scale_weight_norms=0.02, loraplus_lr_ratio=4.0, mid_lr_weight="0.3"
+        ),
         "optimizer": OptimizerConfig(learning_rate=1e-2, ema_decay=0.9),
     },
-    "another optimizer": {
-        "network": NetworkConfig(rank=4),
+    "DoRA, another optimizer": {
+        "network": NetworkConfig(rank=4, algorithm="dora", conv_rank=2),
         "optimizer": OptimizerConfig(optimizer="Adafactor"),
         "schedule": ScheduleConfig(steps=6, seed=5, scheduler="adafactor"),
     },

@@ -19,18 +19,23 @@ from .groups import parameter_groups
 from .loop import Trainee
 from .network import LoraNetwork
 from .run import Run
+from .sizes import has_spatial, stored_sizes
+from .starting import read_start, start_from
 
 
 def build(this: Run, model: Model, accelerator: Any, condition: Callable[[Sequence[str]], TextConditioning]) -> Trainee:
     """The adapter of ``this`` run, attached to ``model`` and ready for its first step.
 
-    Raises ConfigError where the optimizer can't be had.
+    Raises ConfigError where the optimizer can't be had, or the LoRA to start from does not fit.
     """
     config = this.config
     if config.schedule.gradient_checkpointing:
         model.unet.enable_gradient_checkpointing()
         model.unet.train()  # diffusers checkpoints only while training; nothing in it behaves otherwise differently
-    network = LoraNetwork(_layers(model, config), config.network, seed=config.schedule.seed)
+    start = read_start(config.network)
+    sizes = stored_sizes(start) if config.network.dim_from_weights else None
+    network = LoraNetwork(_layers(model, config), config.network, seed=config.schedule.seed, sizes=sizes)
+    start_from(network, start, config.network)
     network.attach()
     network.train()
     optimizer = accelerator.prepare(_optimizer(this, network))
@@ -44,7 +49,7 @@ def _layers(model: Model, config: TrainConfig) -> dict[str, torch.nn.Module]:
     network = config.network
     layers: dict[str, torch.nn.Module] = {}
     if not network.network_train_text_encoder_only:
-        layers |= target_layers(model.unet, conv=network.conv_rank > 0)
+        layers |= target_layers(model.unet, conv=has_spatial(network) or network.dim_from_weights)
     if network.train_te:
         for prefix, encoder in zip(te_prefixes(len(model.text_encoders)), model.text_encoders, strict=True):
             layers |= target_layers(encoder, prefix=prefix)

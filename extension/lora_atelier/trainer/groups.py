@@ -1,4 +1,4 @@
-"""Which parameter learns how fast: parts of the model, and LoRA+'s second matrices."""
+"""Which parameter learns how fast: parts of the model, blocks of the U-Net, and LoRA+'s second matrices."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import nn
 
 from ..config import TrainConfig
 from .network import LoraNetwork
+from .sizes import block_factors, block_of
 
 
 def parameter_groups(network: LoraNetwork, config: TrainConfig) -> list[dict[str, Any]]:
@@ -16,14 +17,19 @@ def parameter_groups(network: LoraNetwork, config: TrainConfig) -> list[dict[str
     LoRA+ lets the matrices that start as nothing learn faster. Source: Hayou et al. 2024, LoRA+: Efficient Low Rank
     Adaptation of Large Models (arXiv 2402.12354), section 4, and sd-scripts for the names.
     """
-    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[str, float, bool], list[nn.Parameter]] = {}
+    factors = block_factors(network.branches, config.network)
     for layer, branch in network.branches.items():
         part = layer.split("_", 2)[1]  # unet, te, te1, te2
-        rate, ratio = _rate(part, config), _plus_ratio(part, config)
+        rate, ratio = _rate(part, config) * factors.get(block_of(layer), 1.0), _plus_ratio(part, config)
         for name, parameter in branch.named_parameters():
             own = rate * ratio if ratio and name == "up" else rate
-            groups.setdefault((part, own), []).append(parameter)
-    return [{"params": parameters, "lr": rate} for (_, rate), parameters in groups.items()]
+            groups.setdefault((part, own, name == "magnitude"), []).append(parameter)
+    return [
+        # A length that decays would take the frozen weight with it.
+        {"params": parameters, "lr": rate, **({"weight_decay": 0.0} if is_length else {})}
+        for (_, rate, is_length), parameters in groups.items()
+    ]
 
 
 def _rate(part: str, config: TrainConfig) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import __version__
-from ..config import TrainConfig
+from ..config import TrainConfig, to_kohya
 from ..models.detect import ModelInfo
 from . import optimizers
 
@@ -40,13 +40,14 @@ def metadata(
     network, schedule, optimizer = config.network, config.schedule, config.optimizer
     datasets = config.data.datasets
     resolution = datasets[0].resolution
-    args = {"conv_dim": str(network.conv_rank), "conv_alpha": str(network.conv_alpha)} if network.conv_rank else None
+    in_kohyas_words = to_kohya(config)[0]["network"]
+    args = dict(argument.split("=", 1) for argument in in_kohyas_words.get("network_args", ()))
     said: dict[str, Any] = {
         "ss_base_model_version": _BASE_VERSIONS[info.family],
         "ss_sd_model_name": info.path.name if info.family != "toy" else "lora-atelier-base",
         "ss_v2": info.family == "sd2",
         "ss_output_name": stem,
-        "ss_network_module": "networks.lora",
+        "ss_network_module": in_kohyas_words["network_module"],
         "ss_network_dim": network.rank,
         "ss_network_alpha": network.alpha,
         "ss_network_dropout": network.dropout or None,

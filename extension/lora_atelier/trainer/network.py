@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..config import NetworkConfig
 from . import noise
+from .sizes import Size, layer_sizes
 
 
 class LoraBranch(nn.Module):
@@ -78,26 +80,73 @@ class LoraBranch(nn.Module):
         return inner
 
 
+class DoraBranch(LoraBranch):
+    """LoRA with each output's length learned apart: ``(W x + change) * magnitude / ‖W + up·down * scale‖ + bias``.
+
+    ``magnitude`` (o, 1, …), LyCORIS' ``dora_scale``, starts as the lengths of the frozen weight's rows, so that nothing
+    is changed. Source: Liu et al. 2024, DoRA (arXiv 2402.09353), eq. 5, by rows as LyCORIS and PEFT; the norm is a
+    constant to the gradient, their section 4.3.
+    """
+
+    def __init__(self, layer: nn.Module, rank: int, alpha: float, **options: Any) -> None:
+        super().__init__(layer, rank, alpha, **options)
+        self.magnitude = nn.Parameter(self._lengths(changed=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self._layer[0]
+        assert isinstance(layer, (nn.Linear, nn.Conv2d))
+        out = super().forward(x)
+        if self.left_out and self.training:
+            return out
+        factor = self.magnitude / self._lengths(changed=True)
+        around = (1, -1, *[1] * (out.dim() - 2)) if isinstance(layer, nn.Conv2d) else (-1,)
+        factor = factor.view(around).to(out.dtype)
+        if layer.bias is None:
+            return out * factor
+        bias = layer.bias.view(around)
+        return (out - bias) * factor + bias
+
+    @torch.no_grad()
+    def _lengths(self, *, changed: bool) -> Tensor:
+        """The norm of each row of the weight, (o, 1, …) float32, with or without the change."""
+        weight = self._layer[0].weight
+        assert isinstance(weight, Tensor)
+        whole = weight.detach().float().flatten(1)
+        if changed:
+            # Outside of autocast, which would multiply in half precision.
+            with torch.autocast(whole.device.type, enabled=False):
+                whole = torch.addmm(whole, self.up.flatten(1), self.down.flatten(1), alpha=self.scale)
+        norms = torch.linalg.vector_norm(whole, dim=1) + torch.finfo(torch.float32).eps
+        return norms.view(-1, *[1] * (weight.dim() - 1))
+
+
 class LoraNetwork(nn.Module):
     """All branches of a run, by kohya's layer names; while attached, the layers answer with their branch added."""
 
-    def __init__(self, layers: Mapping[str, nn.Module], config: NetworkConfig, *, seed: int) -> None:
+    def __init__(
+        self,
+        layers: Mapping[str, nn.Module],
+        config: NetworkConfig,
+        *,
+        seed: int,
+        sizes: Mapping[str, Size] | None = None,
+    ) -> None:
+        """``sizes`` has the rank and alpha of each layer that gets a branch; None takes the settings'."""
         super().__init__()
         self.branches = nn.ModuleDict()
         self._module_dropout, self._seed = config.module_dropout, seed
-        for name, layer in layers.items():
-            is_spatial = isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)
-            rank, alpha = (config.conv_rank, config.conv_alpha) if is_spatial else (config.rank, config.alpha)
-            self.branches[name] = LoraBranch(
+        kind = DoraBranch if config.algorithm == "dora" else LoraBranch
+        sizes = layer_sizes(layers, config) if sizes is None else sizes
+        self._layers = {name: layer for name, layer in layers.items() if name in sizes}
+        for name, layer in self._layers.items():
+            self.branches[name] = kind(
                 layer,
-                rank,
-                alpha,
+                *sizes[name],
                 dropout=config.dropout,
                 rank_dropout=config.rank_dropout,
                 seed=seed,
                 name=name,
             )
-        self._layers = dict(layers)
 
     def attach(self) -> None:
         """Let every layer answer through its branch."""
@@ -146,6 +195,8 @@ class LoraNetwork(nn.Module):
             assert isinstance(branch, LoraBranch)
             branch.down.copy_(tensors[f"{name}.lora_down.weight"])
             branch.up.copy_(tensors[f"{name}.lora_up.weight"])
+            if isinstance(branch, DoraBranch):
+                branch.magnitude.copy_(tensors[f"{name}.dora_scale"])
 
     def _named(self) -> Iterator[tuple[str, Tensor]]:
         for name, branch in self.branches.items():
@@ -153,3 +204,5 @@ class LoraNetwork(nn.Module):
             yield f"{name}.alpha", torch.tensor(branch.alpha)
             yield f"{name}.lora_down.weight", branch.down
             yield f"{name}.lora_up.weight", branch.up
+            if isinstance(branch, DoraBranch):
+                yield f"{name}.dora_scale", branch.magnitude
