@@ -2,9 +2,11 @@ import json
 import struct
 
 import pytest
+from PIL import Image
 from tests.jobs.fakes import FAKE_TRAINER, draw_pictures, write_model_headers
 
 from lora_atelier import cli, cli_train, config_files
+from lora_atelier.config import support
 from lora_atelier.errors import JobError
 from lora_atelier.jobs import machine
 from lora_atelier.jobs.service import Jobs
@@ -55,7 +57,8 @@ def test_check_says_the_plan_and_makes_nothing(train, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_check_says_everything_that_is_wrong_at_once(train, tmp_path):
+def test_check_says_everything_that_is_wrong_at_once(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(support, "NOT_YET", ("subset.shuffle_caption",))
     (tmp_path / "pictures" / "10_momo" / "broken.png").write_bytes(b"")
 
     code, out, err = train(
@@ -106,6 +109,14 @@ def test_epochs_are_the_steps_that_sd_scripts_would_count(train):
     assert "3 epochs of these pictures are 24 steps" in err and "24 steps" in out
 
 
+def test_each_shape_of_pictures_has_a_short_batch_of_its_own(train, tmp_path):
+    Image.new("RGB", (64, 128)).save(tmp_path / "pictures" / "10_momo" / "tall.png")
+
+    _, _, err = train("--check", "--max_train_epochs", "1", "--enable_bucket", "--min_bucket_reso", "64")
+
+    assert "1 epochs of these pictures are 18 steps" in err  # 60 / 4 and, rounded up, 10 / 4
+
+
 def test_checkpoints_by_epochs_are_counted_in_steps_as_well(train, tmp_path):
     code, _, _ = train("--max_train_epochs", "2", "--save_every_n_epochs", "1", "--sample_every_n_epochs", "2")
 
@@ -135,7 +146,9 @@ def test_a_lora_is_trained_again_with_its_settings_and_its_trigger(train, tmp_pa
     assert 'trigger = "momo"' in (run / "job.toml").read_text()
 
 
-def test_sd_scripts_is_asked_whether_it_can_train_this(train):
+def test_sd_scripts_is_asked_whether_it_can_train_this(train, monkeypatch):
+    monkeypatch.setattr(support, "NOT_YET", ("subset.shuffle_caption",))
+
     code, _, err = train("--check", "--engine", "sd-scripts", "--shuffle_caption", "--sd-scripts", "nowhere")
 
     assert code == 1

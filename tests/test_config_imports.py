@@ -202,6 +202,10 @@ def test_a_learning_rate_of_0_in_a_preset_leaves_that_part_alone():
     assert preset(unet_lr=0).network.network_train_text_encoder_only
 
 
+def test_0_in_a_preset_is_not_given_where_0_means_nothing():
+    assert preset(seed=0, clip_skip=0, max_timestep=0) == preset(seed="", clip_skip="", max_timestep="")
+
+
 def test_steps_of_a_preset_come_before_its_epochs_and_may_be_left_to_sd_scripts():
     assert preset(max_train_steps="320").schedule.steps == 320
     assert preset(max_train_steps="320").schedule.max_train_epochs == 0
@@ -314,6 +318,7 @@ def test_a_lora_is_trained_again_as_its_metadata_says():
     assert (network.algorithm, network.rank, network.alpha, network.conv_rank) == ("lora", 16, 8, 4)
     assert (network.rank_dropout, network.dropout, network.train_te) == (0.1, 0, True)
     assert (optimizer.optimizer, optimizer.learning_rate, optimizer.te_learning_rate) == ("AdamW8bit", 2e-4, 1e-5)
+    assert optimizer.te2_learning_rate == 0  # two equal rates are one
     assert (optimizer.weight_decay, optimizer.beta2, optimizer.optimizer_args) == (0.1, 0.99, ("eps=1e-06",))
     assert (schedule.steps, schedule.scheduler, schedule.warmup, schedule.accumulation) == (1200, "cosine", 50, 2)
     assert (schedule.seed, schedule.mixed_precision, config.model.clip_skip) == (42, "bf16", 2)
