@@ -57,9 +57,9 @@ def told(text, **about):
 def test_a_recorded_run_becomes_our_events_in_their_order():
     translator, events = told(RECORDED, pictures=6)
 
-    assert events[:3] == [Preparing(stage="pictures"), Preparing(stage="model"), Preparing(stage="latents")]
-    assert events[3:6] == [Preparing(stage="latents", done=done, total=6) for done in (0, 3, 6)]
-    assert events[6] == Started(steps=12, pictures=6, device="cpu")
+    assert events[:2] == [Preparing(stage="pictures"), Preparing(stage="model")]
+    assert events[2:5] == [Preparing(stage="latents", done=done, total=6) for done in (0, 3, 6)]
+    assert events[5] == Started(steps=12, pictures=6, device="cpu")
     steps = [event for event in events if isinstance(event, Stepped)]
     assert [(event.step, event.learning_rate) for event in steps] == [(1, 0.000982963), (2, 0.000982963), (3, 0.0005)]
     # The bar shows a step before its loss is known; that one is in the next mean.

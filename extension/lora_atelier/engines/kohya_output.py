@@ -33,6 +33,7 @@ _STAGES = (
     ("caching Text Encoder outputs", "captions"),
     ("caching text encoder outputs", "captions"),
 )
+_WITH_BAR = ("latents", "captions")
 # A step's time is measured over this many, so that one slow step does not change what is left by half.
 _WINDOW = 20
 
@@ -104,9 +105,10 @@ class Translator:
     def _said(self, text: str) -> Iterator[Event | Wrote]:
         for beginning, stage in _STAGES:
             if text.startswith(beginning):
-                if stage != self._stage:
-                    self._stage = stage
+                # What has a bar is told of with its numbers.
+                if stage != self._stage and stage not in _WITH_BAR:
                     yield Preparing(stage=stage)
+                self._stage = stage
                 return
         for pattern, take in (
             (_DEVICE, self._take_device),
@@ -154,7 +156,7 @@ class Translator:
             if done == total and self._measured >= total and self._held_out is not None:
                 self._measured = 0
                 yield Validated(step=self.step, loss=self._held_out)
-        elif title == "" and self._stage in ("latents", "captions"):
+        elif title == "" and self._stage in _WITH_BAR:
             yield Preparing(stage=self._stage, done=done, total=total)
 
     def _stepped(self, step: int, steps: int, rest: str) -> Iterator[Event | Wrote]:

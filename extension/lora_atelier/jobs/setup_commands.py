@@ -134,7 +134,7 @@ def sd_scripts(tools: Installer, data_dir: Path, webui_path: Path | None) -> int
             reason=wrong.rstrip("."),
             log=str(venv / "install.log"),
         )
-    print("sd-scripts is ready: choose it with  --engine sd-scripts  or in the training tab.")
+    print("sd-scripts is ready: let it train with  python install.py train --engine sd-scripts ...")
     return 0
 
 
