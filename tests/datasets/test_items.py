@@ -99,3 +99,11 @@ def test_regularisation_pictures_alone_are_nothing_to_learn(tmp_path):
 
     with pytest.raises(DataError):
         read_items(dataset({"image_dir": str(tmp_path), "is_reg": True}))
+
+
+def test_where_every_picture_is_broken_the_error_names_them(tmp_path):
+    for at in range(7):
+        (tmp_path / f"{at}.png").write_bytes(b"no picture")
+
+    with pytest.raises(DataError, match=r"these can't: 0\.png, 1\.png, 2\.png, 3\.png, 4\.png …"):
+        read_items(dataset({"image_dir": str(tmp_path)}))

@@ -128,6 +128,27 @@ def test_one_new_picture_and_one_new_caption_are_encoded_alone(tmp_path, tiny_mo
     assert captions == ["another"]
 
 
+def test_a_picture_that_changed_and_another_resolution_are_never_taken_from_the_cache(
+    tmp_path, tiny_model_folder, pictures, prepared
+):
+    """sd-scripts' caches on disk take both for what they were."""
+    small = Image.effect_mandelbrot((64, 64), (-1, -1, 1, 1), 50).convert("RGB")
+    shapes, means = [], []
+    for name, size in (("1", 64), ("2", 64), ("3", 96)):
+        made = make(tmp_path / "data" / "runs" / name, tiny_model_folder, pictures)
+        config = config_files.read(made)
+        dataset = dataclasses.replace(config.data.datasets[0], resolution=(size, size))
+        config_files.write(dataclasses.replace(config, data=DataConfig(datasets=(dataset,))), made)
+        assert run(made) == FINISHED
+        shapes.append(max(e.posteriors[0].shape[-1] for e in prepared[-1].examples))
+        means.append(float(sum(e.posteriors[0][0].sum() for e in prepared[-1].examples)))
+        for at in range(9):
+            small.save(pictures / f"{at}.png")
+
+    assert means[0] != means[1]
+    assert shapes[1:] == [64 // 8, 96 // 8]
+
+
 def test_captions_that_are_read_otherwise_are_encoded_anew(tmp_path, tiny_model_folder, pictures, prepared):
     for at in range(9):
         (pictures / f"{at}.txt").write_text(f"(momo:1.5) {at} {'long ' * 40}", encoding="utf-8")

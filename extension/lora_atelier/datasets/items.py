@@ -61,17 +61,32 @@ def read_subsets(
     """As ``read_items``, with the pictures of each subset together: its number in the dataset, then its pictures."""
     found: list[tuple[int, list[Item]]] = []
     remarks: list[Message] = []
+    broken: list[str] = []
     for number, subset in _once_each(dataset.subsets, remarks):
         parts = [subset] if _metadata_file(subset) else _parts(subset, remarks)
-        found.append((number, [item for part in parts for item in _Reader(part, fallback, index, remarks).items()]))
+        readers = (_Reader(part, fallback, index, remarks, broken) for part in parts)
+        found.append((number, [item for reader in readers for item in reader.items()]))
     if all(item.is_reg for _, items in found for item in items):
-        raise DataError(
-            "There is no picture to train on.",
-            why="{folders} has none that can be read.",
-            todo="Put PNG, JPEG or WebP pictures there, or choose another folder.",
-            folders=", ".join(subset.image_dir or _metadata_file(subset) for subset in dataset.subsets),
-        )
+        raise _none_left(dataset, broken)
     return found, remarks
+
+
+def _none_left(dataset: DatasetConfig, broken: Sequence[str]) -> DataError:
+    folders = ", ".join(subset.image_dir or _metadata_file(subset) for subset in dataset.subsets)
+    if broken:
+        return DataError(
+            "There is no picture to train on.",
+            why="{folders} has none that can be read; these can't: {names}.",
+            todo="Save them again as PNG or JPEG, or choose another folder.",
+            folders=folders,
+            names=", ".join(broken[:_NAMED_AT_MOST]) + (" …" if len(broken) > _NAMED_AT_MOST else ""),
+        )
+    return DataError(
+        "There is no picture to train on.",
+        why="{folders} has none that can be read.",
+        todo="Put PNG, JPEG or WebP pictures there, or choose another folder.",
+        folders=folders,
+    )
 
 
 def _metadata_file(subset: SubsetConfig) -> str:
@@ -148,12 +163,16 @@ def _left_out(folder: Path, names: list[str], remarks: list[Message]) -> None:
 
 @dataclass
 class _Reader:
-    """Reads one folder or metadata file; says in ``remarks`` what it leaves out or does instead."""
+    """Reads one folder or metadata file; says in ``remarks`` what it leaves out or does instead.
+
+    ``broken`` gathers the names of the pictures that can't be read.
+    """
 
     subset: SubsetConfig
     fallback: str
     index: int
     remarks: list[Message]
+    broken: list[str]
     uncaptioned: int = 0
     unmasked: list[str] = field(default_factory=list)
     captions: dict[Path, str] = field(default_factory=dict)
@@ -261,6 +280,7 @@ class _Reader:
     def _item(self, path: Path, caption: str | None, bucket: Size | None, masks: dict[str, Path] | None) -> Item | None:
         size = read_size(path, self.remarks)
         if size is None:
+            self.broken.append(path.name)
             return None
         self.uncaptioned += caption is None
         mask = masks.get(path.stem.casefold()) if masks is not None else None
