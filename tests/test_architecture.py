@@ -42,7 +42,8 @@ MAY_IMPORT = {
     "embedded": CONTRACT | {"ui", "web", "hosts", "jobs", "loader", "models", "datasets", "rights", "adapters", "cli"},
     "cli": CONTRACT
     | {"embedded", "jobs", "loader", "adapters", "models", "datasets", "hosts", "cli_files", "cli_train"},
-    "cli_train": CONTRACT | {"jobs", "models", "datasets", "engines", "train_files"},
+    "cli_train": CONTRACT | {"jobs", "models", "engines", "train_check", "train_files"},
+    "train_check": CONTRACT | {"jobs", "models", "datasets", "engines", "train_files"},
     "train_files": {"config", "config_files", "errors", "safetensors_header"},
     "cli_files": CONTRACT | {"loader", "adapters", "models"},
     "__main__": {"cli"},

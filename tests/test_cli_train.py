@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from tests.jobs.fakes import FAKE_TRAINER, draw_pictures, write_model_headers
 
-from lora_atelier import cli, cli_train, config_files
+from lora_atelier import cli, config_files, train_check
 from lora_atelier.config import support
 from lora_atelier.errors import JobError
 from lora_atelier.jobs import machine
@@ -21,7 +21,7 @@ def surroundings(tmp_path, monkeypatch):
     for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli_train, "device", lambda: "cpu")
+    monkeypatch.setattr(train_check, "device", lambda: "cpu")
     monkeypatch.setattr(cli, "_jobs_of", lambda options: Jobs(options.data_dir, command=FAKE_TRAINER))
 
 
@@ -156,6 +156,30 @@ def test_sd_scripts_is_asked_whether_it_can_train_this(train, monkeypatch):
     assert "no “shuffle_caption” yet" not in err
 
 
+def test_files_that_are_not_there_are_said_before_anything_is_loaded(train):
+    code, _, err = train("--check", "--network_weights", "no.safetensors", "--vae", "gone.safetensors")
+
+    assert code == 1
+    assert "- network_weights: There is no file no.safetensors." in err
+    assert "- vae: There is no file gone.safetensors." in err
+
+
+def test_a_folder_that_can_not_be_written_is_said_before_anything_is_made(train, tmp_path):
+    (tmp_path / "file").touch()
+
+    code, _, err = train("--check", "--output_dir", "file/loras")
+
+    assert code == 1 and "output_dir: The folder" in err and "can't be written to" in err
+
+
+def test_a_full_disk_is_said_before_anything_is_made(train, monkeypatch):
+    monkeypatch.setattr(train_check, "free_bytes", lambda folder: 3_000_000)
+
+    code, _, err = train("--check")
+
+    assert code == 1 and "output_dir: The disk has 3 MB left" in err
+
+
 def test_unknown_words_are_refused_by_the_other_commands(capsys):
     with pytest.raises(SystemExit):
         cli.main(["jobs", "--network_dim", "8"])
@@ -167,7 +191,7 @@ def test_without_the_trainer_s_environment_it_is_said_how_to_make_it(train, monk
     def missing():
         raise JobError("Its environment is missing.", todo="Type  python install.py trainer  once.")
 
-    monkeypatch.setattr(cli_train, "trainer_python", missing)
+    monkeypatch.setattr(train_check, "trainer_python", missing)
 
     code, _, err = train("--check")
 
@@ -189,7 +213,7 @@ def test_the_device_is_the_one_that_the_trainer_s_pytorch_is_built_for(monkeypat
     monkeypatch.undo()
     monkeypatch.setattr(machine, "about", lambda command: machine.Python(tuple(command), (3, 12), torch=torch))
     monkeypatch.setattr(machine, "card", lambda: card)
-    monkeypatch.setattr(cli_train.platform, "system", lambda: system)
-    monkeypatch.setattr(cli_train.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(train_check.platform, "system", lambda: system)
+    monkeypatch.setattr(train_check.platform, "machine", lambda: "arm64")
 
-    assert cli_train.device() == expected
+    assert train_check.device() == expected

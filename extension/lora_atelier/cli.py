@@ -222,14 +222,14 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _check_train(options: argparse.Namespace) -> int:
-    return cli_train.report(cli_train.examine(options, _jobs_of(options)), console_language(), plan=True)
+    return cli_train.report(cli_train.look(options, _jobs_of(options)), console_language(), plan=True)
 
 
 def _train(options: argparse.Namespace) -> int:
     if options.only_check:
         return _check_train(options)
     jobs = _jobs_of(options)
-    found = cli_train.examine(options, jobs)
+    found = cli_train.look(options, jobs)
     if cli_train.report(found, console_language()) != 0:
         return 1
     run = cli_train.add(found, options, jobs)

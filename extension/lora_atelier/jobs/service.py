@@ -182,8 +182,7 @@ class Jobs:
                 return
 
     def _check_room(self, plan: estimate.Plan, notices: list[Notice]) -> None:
-        # Ten checkpoints and the finished file; two states of float32 weights with AdamW's two moments.
-        needed = plan.file_bytes * (11 + 2 * 6) + _SPARE_BYTES
+        needed = needed_bytes(plan)
         try:
             free = free_bytes(self.lora_dir)
         except OSError:
@@ -408,6 +407,12 @@ class Jobs:
             self.rates.learn(run)
             with contextlib.suppress(OSError):
                 mark.touch()
+
+
+def needed_bytes(plan: estimate.Plan) -> int:
+    """The room on the disk that a run takes: ten checkpoints and the finished file, two states of float32 weights with
+    AdamW's two moments, and some to spare."""
+    return plan.file_bytes * (11 + 2 * 6) + _SPARE_BYTES
 
 
 def free_bytes(folder: Path) -> int:
