@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections import Counter
@@ -68,14 +69,28 @@ def inspect(path: Path, *, checkpoint: Path | None, toy: Path, lang: str, as_jso
     from .adapters import file
     from .loader import report
 
-    content = file.read(path)
-    model = _model_of(content, checkpoint, toy, weights=True)
-    said = report.describe(content, model)
+    with contextlib.nullcontext() if checkpoint is not None else _one_thread():
+        content = file.read(path)
+        model = _model_of(content, checkpoint, toy, weights=True)
+        said = report.describe(content, model)
     if as_json:
         print(json.dumps({"metadata": dict(content.metadata), **said.to_json()}, ensure_ascii=False, indent=2))
         return
     for line in _lines(said, content.metadata, lang, with_weights=checkpoint is not None):
         print(line)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """A LoRA's matrices are so small that threads would only wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _header(path: Path) -> safetensors_header.Header:
@@ -121,7 +136,7 @@ def _model_of(content: AdapterFile, checkpoint: Path | None, toy: Path, *, weigh
 
 def _empty(info: detect.ModelInfo) -> Any:
     """A model's modules on the meta device: names and shapes; a checkpoint's are known by its family."""
-    from .models import configs, load
+    from .models import configs, load, skeleton
 
     names = ("text_encoder", "text_encoder_2") if info.family == "sdxl" else ("text_encoder",)
     if info.kind == "diffusers":
@@ -129,15 +144,14 @@ def _empty(info: detect.ModelInfo) -> Any:
         encoders = [detect.read_json(info.path / name / "config.json") for name in names]
     else:
         unet, encoders = configs.UNETS[info.family], [dict(each) for each in configs.TEXT_ENCODERS[info.family]]
-    return load.Model(
-        info,
-        {},
-        unet=load.empty_unet(unet),
-        text_encoders=tuple(
+    modules = skeleton.build(unet, encoders) or (
+        load.empty_unet(unet),
+        tuple(
             load.empty_text_encoder(config, with_projection=name == "text_encoder_2")
             for name, config in zip(names, encoders, strict=True)
         ),
     )
+    return load.Model(info, {}, unet=modules[0], text_encoders=modules[1])
 
 
 def _print_model(info: detect.ModelInfo, lang: str, as_json: bool) -> None:
