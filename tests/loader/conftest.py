@@ -1,21 +1,21 @@
+"""A loader with a host around a tiny model. What needs torch is imported by the fixtures: some tests here do not."""
+
 import pytest
-
-from lora_atelier.adapters import file
-from lora_atelier.loader.catalogue import Catalogue
-from lora_atelier.loader.session import LoaderSession
-from lora_atelier.models import layers
-
-from .fakes import FakeHost
 
 
 @pytest.fixture
 def host(tiny_model):
+    from .fakes import FakeHost
+
     return FakeHost(tiny_model)
 
 
 @pytest.fixture
 def add(tmp_path, tiny_model, random_lora):
     """A function that writes a LoRA over U-Net and text encoder, or the tensors that it is given."""
+    from lora_atelier.adapters import file
+    from lora_atelier.models import layers
+
     (tmp_path / "loras").mkdir()
 
     def write(name, tensors=None, metadata=None, **options):
@@ -32,4 +32,7 @@ def add(tmp_path, tiny_model, random_lora):
 
 @pytest.fixture
 def session(host, add):
+    from lora_atelier.loader.catalogue import Catalogue
+    from lora_atelier.loader.session import LoaderSession
+
     return LoaderSession(host, Catalogue([add.folder]))
