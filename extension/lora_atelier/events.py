@@ -58,13 +58,17 @@ class Validated:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled:
-    """A picture made in between; ``file`` lies in the run's ``samples`` folder."""
+    """A picture made in between; ``file`` lies in the run's ``samples`` folder.
+
+    ``trigger`` is false where the trigger word was taken out of the prompt: what was learned should not be there.
+    """
 
     kind: ClassVar[str] = "sampled"
     step: int
     file: str
     prompt: str
     seed: int
+    trigger: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +79,16 @@ class Saved:
     step: int
     file: str
     state: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The lowest loss so far on the held-out pictures; ``file`` is the adapter of that step, in the folder ``best``."""
+
+    kind: ClassVar[str] = "best"
+    step: int
+    loss: float
+    file: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +128,10 @@ class Finished:
     peak_memory_bytes: int
 
 
-Event = Started | Preparing | Stepped | Validated | Sampled | Saved | Warned | Stopped | Failed | Finished
+Event = Started | Preparing | Stepped | Validated | Sampled | Saved | Best | Warned | Stopped | Failed | Finished
 KINDS: dict[str, type[Any]] = {
-    cls.kind: cls for cls in (Started, Preparing, Stepped, Validated, Sampled, Saved, Warned, Stopped, Failed, Finished)
+    cls.kind: cls
+    for cls in (Started, Preparing, Stepped, Validated, Sampled, Saved, Best, Warned, Stopped, Failed, Finished)
 }
 
 

@@ -110,6 +110,7 @@ def trained(case, folder):
         examples=[Example(posteriors=(), caption="", size=(64, 64), weight=weight) for weight in cases.WEIGHTS],
         plan=BothAtOnce(),
         report=lambda event: None,
+        warn=lambda said: None,
         peak_memory=lambda: 0,
     ).run(until=lambda step: False)
     return cases.fingerprint(network.tensors(torch.float32))

@@ -36,6 +36,12 @@ class ValidationConfig:
     max_validation_steps: int = setting(
         0, "Most held-out batches", "A measurement ends after so many batches; 0 measures all.", kohya=SAME, least=0
     )
+    patience: int = setting(
+        0,
+        "Stop early",
+        "The run ends, with its best weights, after so many measurements without a better one; 0 never.",
+        least=0,
+    )
 
     def problems(self) -> Iterator[Problem]:
         """Yield everything that is wrong with these settings."""

@@ -110,6 +110,10 @@ class RunDir:
         return self.path / "samples"
 
     @property
+    def best_dir(self) -> Path:
+        return self.path / "best"
+
+    @property
     def state_dir(self) -> Path:
         return self.path / "state"
 

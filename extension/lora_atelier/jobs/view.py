@@ -17,7 +17,8 @@ class RunView:
     """A run as it stands now; ``error`` is what to tell a person.
 
     ``stage`` is "starting", one of the trainer's preparations, of which ``stage_done`` of ``stage_total`` is done, or
-    "training"; empty when the run does not run.
+    "training"; empty when the run does not run. ``best`` is the adapter file of the step ``best_step``, which has the
+    lowest loss on held-out pictures so far; ``is_best_last`` says whether no later one was measured.
     """
 
     run: RunDir
@@ -31,6 +32,10 @@ class RunView:
     stage_done: int = 0
     stage_total: int = 0
     result: Path | None = None
+    best: Path | None = None
+    best_step: int = 0
+    best_loss: float | None = None
+    is_best_last: bool = False
     error: ExtensionError | None = None
 
 
@@ -39,6 +44,7 @@ def describe(run: RunDir, job: Job, progress: Progress, status: Status) -> RunVi
     started, stepped = progress.get(events.Started), progress.get(events.Stepped)
     finished, failed = progress.get(events.Finished), progress.get(events.Failed)
     preparing, stopped = progress.get(events.Preparing), progress.get(events.Stopped)
+    best, measured = progress.get(events.Best), progress.get(events.Validated)
     plan = estimate.Plan.from_table(job.plan)
     steps = started.steps if started else plan.steps if plan else 0
     step = max(stepped.step if stepped else 0, stopped.step if stopped else 0)
@@ -61,6 +67,10 @@ def describe(run: RunDir, job: Job, progress: Progress, status: Status) -> RunVi
         stage_done=counted.done if counted else 0,
         stage_total=counted.total if counted else 0,
         result=_result(job, finished) if status == "finished" and finished else None,
+        best=run.best_dir / best.file if best else None,
+        best_step=best.step if best else 0,
+        best_loss=best.loss if best else None,
+        is_best_last=best is not None and (measured is None or measured.step <= best.step),
         error=error,
     )
 

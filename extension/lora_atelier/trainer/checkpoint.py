@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +19,27 @@ from ..adapters.card import fresh_path as fresh_path
 from ..adapters.card import write_card as write_card
 from ..errors import JobError
 from . import optimizers, watch
+from .best import Best
 from .loop import Trainee
 
-SCHEMA = 1
+# 2: with the settings that the run began with, and the best measurement.
+SCHEMA = 2
 LATEST = "latest"
+_PROBE_BYTES = 1_000_000
 DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Progressed:
-    """How far a state is: steps made, and seconds of training in all sittings."""
+    """How far a state is: steps made, seconds of training in all sittings, the best measurement.
+
+    ``settings`` are those that decide the tensors (``settings.decisive``); empty where the state is older than they.
+    """
 
     step: int = 0
     train_seconds: float = 0.0
+    best: Best = Best()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save_state(states: Path, trainee: Trainee, progressed: Progressed, *, keep: int) -> str:
@@ -53,6 +63,8 @@ def save_state(states: Path, trainee: Trainee, progressed: Progressed, *, keep: 
             "schema": SCHEMA,
             "step": progressed.step,
             "train_seconds": progressed.train_seconds,
+            "best": progressed.best.to_json(),
+            "settings": dict(progressed.settings),
         }
         (folder / "state.json").write_text(json.dumps(said), encoding="utf-8")
 
@@ -125,15 +137,35 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(inner)
 
 
-def load_state(state: Path, trainee: Trainee) -> Progressed:
-    """Put a state into what is trained. Raises JobError if it does not fit the settings or is newer."""
-    said: dict[str, Any] = json.loads((state / "state.json").read_text(encoding="utf-8"))
-    if said["schema"] > SCHEMA:
+def read_progress(state: Path) -> Progressed:
+    """How far a state is. Raises JobError if it was written by a newer version or can't be read."""
+    try:
+        said: dict[str, Any] = json.loads((state / "state.json").read_text(encoding="utf-8"))
+        schema = int(said["schema"])
+        if schema <= SCHEMA:
+            return Progressed(
+                int(said["step"]),
+                float(said["train_seconds"]),
+                Best.from_json(said.get("best", {})),
+                said.get("settings", {}),
+            )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise JobError(
             "The training can't go on.",
-            why="Its state was written by a newer version of LoRA Atelier.",
-            todo="Update the extension.",
-        )
+            why="Its state {state} can't be read.",
+            todo="Delete that folder: it goes on from the one before, if there is one.",
+            state=str(state),
+        ) from error
+    raise JobError(
+        "The training can't go on.",
+        why="Its state was written by a newer version of LoRA Atelier.",
+        todo="Update the extension.",
+    )
+
+
+def load_state(state: Path, trainee: Trainee) -> Progressed:
+    """Put a state into what is trained. Raises JobError if it does not fit the settings or is newer."""
+    progressed = read_progress(state)
     try:
         trainee.network.load(load_file(state / "adapter.safetensors"))
         optimizers.load_state(trainee.optimizer, _read(state / "optimizer.pt"))
@@ -146,9 +178,30 @@ def load_state(state: Path, trainee: Trainee) -> Progressed:
             todo="Undo the change of its config.toml, or start a new training.",
             reason=str(error),
         ) from error
-    return Progressed(int(said["step"]), float(said["train_seconds"]))
+    return progressed
 
 
 def _read(path: Path) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
+
+
+def require_writable(*folders: Path) -> None:
+    """Raise JobError if nothing can be written into one of ``folders``; they are made where they are missing."""
+    for folder in folders:
+        probe = folder / f".atelier-{os.getpid()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # On a full disk a file can be made, but holds nothing.
+            probe.write_bytes(bytes(_PROBE_BYTES))
+            probe.unlink()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                probe.unlink()
+            raise JobError(
+                "The folder {folder} can't be written to.",
+                why="{reason}.",
+                todo="Make room on the disk or allow writing there, or choose another folder; then start it again.",
+                folder=str(folder),
+                reason=error.strerror or str(error),
+            ) from error

@@ -24,18 +24,20 @@ FINISHED, FAILED, STOPPED = 0, 1, 3
 
 @dataclass
 class Job:
-    """What ``job.toml`` says that is not a training setting."""
+    """What ``job.toml`` says that is not a training setting; ``created`` is in seconds since 1970."""
 
     trigger: str = ""
     whose: str = "mine"
     goal: str = "character"
+    created: float = field(default_factory=time.time)
 
     @classmethod
     def read(cls, run_dir: Path) -> Job:
         """The job of a run; one without ``job.toml`` (written by hand) has the defaults."""
         path = run_dir / "job.toml"
         said = load_toml(path) if path.exists() else {}
-        return cls(*(str(said.get(name, getattr(cls, name))) for name in ("trigger", "whose", "goal")))
+        trigger, whose, goal = (str(said.get(name, getattr(cls, name))) for name in ("trigger", "whose", "goal"))
+        return cls(trigger, whose, goal, float(said.get("created", 0)) or time.time())
 
 
 @dataclass

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from PIL import ImageStat
 
 from ..models import sample as sampling
 from ..models.load import Model
@@ -63,8 +65,20 @@ def parse(line: str, *, sampler: str = "ddim") -> SamplePrompt:
     )
 
 
-def draw(model: Model, prompt: SamplePrompt, path: Path, *, clip_skip: int = 0) -> None:
-    """Make one picture with the model as it is and write it to ``path``. Raises HostError, OSError, RuntimeError."""
+def without_trigger(prompt: SamplePrompt, trigger: str) -> SamplePrompt | None:
+    """The same picture without the trigger word, which shows what has bled into all else; None if it is not there."""
+    word = re.compile(rf"(?<!\w){re.escape(trigger.strip())}(?!\w)", re.IGNORECASE)
+    if not trigger.strip() or not word.search(prompt.text):
+        return None
+    parts = (part.strip() for part in word.sub("", prompt.text).split(","))
+    return replace(prompt, text=", ".join(" ".join(part.split()) for part in parts if part))
+
+
+def draw(model: Model, prompt: SamplePrompt, path: Path, *, clip_skip: int = 0) -> float:
+    """Make one picture with the model as it is and write it to ``path``; returns its contrast.
+
+    That is the standard deviation of its pixels' brightness, 0 to 255. Raises HostError, OSError, RuntimeError.
+    """
     request = sampling.Txt2Img(
         prompts=(prompt.text,),
         negative_prompt=prompt.negative,
@@ -79,3 +93,4 @@ def draw(model: Model, prompt: SamplePrompt, path: Path, *, clip_skip: int = 0) 
     (picture,) = sampling.sample(model, request)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
+    return float(ImageStat.Stat(picture.convert("L")).stddev[0])

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
+from .. import events
 from ..adapters import file as adapter_file
-from ..errors import ExtensionError, message
+from ..errors import ExtensionError, JobError, message
 from ..events import Finished, Sampled, Saved, Started, Stopped
 from ..models import detect
+from ..models.detect import ModelInfo
 from . import checkpoint, samples
+from .best import Best
 from .building import build
 from .checkpoint import Progressed
 from .loop import Example, Loop, Trainee, validated
-from .metadata import metadata
+from .metadata import Facts, metadata
 from .pictures import Pictures, plan_of, read_pictures
 from .preparation import Preparation
 from .run import Run, announce, peak_memory_bytes
+from .settings import decisive, require_same
 
 # How often, over the run, where the settings say "choose for me".
 _CHECKPOINTS, _SAMPLES, _MEASUREMENTS = 10, 5, 10
@@ -31,6 +38,8 @@ class Session:
         self.this, self.trainee, self.pictures, self.loop = this, trainee, pictures, loop
         self.heldout = heldout
         self.progressed = Progressed()
+        self.settings: Mapping[str, Any] = {}
+        self.best = Best()
         self.preview: Path | None = None
         self._sat_down = time.monotonic()
 
@@ -42,6 +51,7 @@ class Session:
         from accelerate import Accelerator
 
         config = this.config
+        checkpoint.require_writable(this.path, Path(config.output.folder))
         accelerator = Accelerator(mixed_precision=config.schedule.mixed_precision)
         pictures = read_pictures(this)
         this.tell(
@@ -54,6 +64,8 @@ class Session:
         )
         announce(this, pictures.warnings)
         info = detect.inspect(Path(config.model.base_model))
+        settings = decisive(config, info)
+        _require_same(this, info)
         if info.family == "toy":
             # Its layers are too small to share: threads that wait for each other on busy cores cost ten times more.
             torch.set_num_threads(1)
@@ -70,6 +82,7 @@ class Session:
             warn=this.warn,
         )
         session = cls(this, trainee, pictures, loop, heldout)
+        session.settings = settings
         session.take_up()
         return session
 
@@ -79,7 +92,8 @@ class Session:
         if state is not None:
             self.progressed = checkpoint.load_state(state, self.trainee)
             self.loop.step = self.loop.watch.kept = self.progressed.step
-        pictures = sorted((self.this.path / "samples").glob("*.png"))
+            self.best = self.progressed.best
+        pictures = sorted((self.this.path / "samples").glob("*-01.png"))
         self.preview = pictures[-1] if pictures else None
 
     # -------------------------------------------------------------------------------------------- training
@@ -89,9 +103,11 @@ class Session:
         self._sat_down = time.monotonic()
         if self.loop.step == 0:
             self._measure()
-            self._sample()
-        self.loop.run(until=self._after_step)
-        if self.loop.step < self.this.config.schedule.steps:
+            self._sample(bleed=True)
+        # A run that was ended in its last moments has nothing left to train.
+        if not self._is_to_end():
+            self.loop.run(until=self._after_step)
+        if self.loop.step < self.this.config.schedule.steps and not self._is_to_end():
             self._stop()
             return False
         self._finish()
@@ -108,38 +124,76 @@ class Session:
             self._sample()
         if _is_due(step, config.output.save_every_n_steps, last, _CHECKPOINTS):
             self._keep()
-        return self.this.stop_requested()
+        return self._is_to_end() or self.this.stop_requested()
+
+    def _is_to_end(self) -> bool:
+        return self.best.is_exhausted(self.this.config.validation.patience)
 
     def _measure(self) -> None:
         if not self.this.config.validation.split:
             return
-        seed = self.this.config.validation.seed
-        self.this.tell(validated(self.trainee, self.heldout, seed=seed, step=self.loop.step))
+        step = self.loop.step
+        found = validated(self.trainee, self.heldout, seed=self.this.config.validation.seed, step=step)
+        self.this.tell(found)
+        for said in self.loop.watch.measured(step, found.loss):
+            self.this.warn(said)
+        # Without held-out pictures it is those of the training that are measured, and more training is always better.
+        if step and self.pictures.heldout:
+            before, self.best = self.best, self.best.after(step, found.loss)
+            if self.best.step != before.step:
+                self._mark_best()
 
-    def _sample(self) -> None:
-        """Make the sample pictures; a failing one is a warning, never the end."""
+    def _mark_best(self) -> None:
+        """Keep the adapter of the best measurement beside the checkpoints, and remove the one that was it before."""
+        folder, best = self.this.path / "best", self.best
+        path = folder / f"{self.this.config.output.name}-s{best.step:06d}.safetensors"
+        try:
+            self._write_adapter(path)
+            for old in folder.glob("*.safetensors"):
+                if old != path:
+                    old.unlink(missing_ok=True)
+        except OSError as error:
+            self.this.warn(
+                message(
+                    "The best LoRA so far, of step {step}, could not be kept: {reason}. Make room.",
+                    step=best.step,
+                    reason=error.strerror or str(error),
+                )
+            )
+            return
+        self.this.tell(events.Best(step=best.step, loss=best.loss, file=path.name))
+
+    def _sample(self, *, bleed: bool = False) -> None:
+        """Make the sample pictures, with ``bleed`` one more without the trigger; one that fails is only a warning."""
+        sampling, trigger = self.this.config.sampling, self.this.job.trigger
+        prompts = [samples.parse(line, sampler=sampling.sampler) for line in sampling.prompts]
+        plain = [samples.without_trigger(prompt, trigger) for prompt in prompts] if bleed else []
         with self.trainee.arrived():
-            self._draw_samples()
+            self.trainee.network.eval()
+            for number, prompt in enumerate(prompts, 1):
+                self._draw_sample(prompt, f"step-{self.loop.step:06d}-{number:02d}.png")
+            for prompt in [each for each in plain if each is not None][:1]:
+                self._draw_sample(prompt, f"step-{self.loop.step:06d}-{len(prompts) + 1:02d}.png", trigger=False)
+            self.trainee.network.train()
 
-    def _draw_samples(self) -> None:
-        config, step = self.this.config, self.loop.step
-        self.trainee.network.eval()
-        for number, line in enumerate(config.sampling.prompts):
-            prompt = samples.parse(line, sampler=config.sampling.sampler)
-            name = f"step-{step:06d}-{number + 1:02d}.png"
-            path = self.this.path / "samples" / name
-            try:
-                samples.draw(self.trainee.model, prompt, path, clip_skip=config.model.clip_skip)
-            except (ExtensionError, OSError, RuntimeError) as error:
-                self.this.warn(message("A sample picture failed: {reason}.", reason=str(error).rstrip(".")))
-                continue
-            self.preview = path if number == 0 else self.preview
-            self.this.tell(Sampled(step=step, file=name, prompt=prompt.text, seed=prompt.seed))
-        self.trainee.network.train()
+    def _draw_sample(self, prompt: samples.SamplePrompt, name: str, *, trigger: bool = True) -> None:
+        path = self.this.path / "samples" / name
+        try:
+            contrast = samples.draw(self.trainee.model, prompt, path, clip_skip=self.this.config.model.clip_skip)
+        except (ExtensionError, OSError, RuntimeError) as error:
+            self.this.warn(message("A sample picture failed: {reason}.", reason=str(error).rstrip(".")))
+            return
+        if name.endswith("-01.png"):
+            self.preview = path
+        self.this.tell(Sampled(step=self.loop.step, file=name, prompt=prompt.text, seed=prompt.seed, trigger=trigger))
+        for said in self.loop.watch.sampled(name, f"{prompt.text} {prompt.seed}", contrast):
+            self.this.warn(said)
 
-    def _keep(self) -> bool:
+    def _keep(self) -> None:
         """Write state and adapter of this step; a full disk is a warning, and the next checkpoint tries again."""
         step = self.loop.step
+        if step and step == self.loop.watch.kept:
+            return
         self.loop.look()
         try:
             state = checkpoint.save_state(
@@ -148,8 +202,8 @@ class Session:
                 self._progress(),
                 keep=self.this.config.output.keep_states,
             )
-            name = f"{self.this.config.output.name}-s{step:06d}.safetensors"
-            self._write_adapter(self.this.path / "checkpoints" / name)
+            path = checkpoint.fresh_path(self.this.path / "checkpoints", f"{self.this.config.output.name}-s{step:06d}")
+            self._write_adapter(path)
         except OSError as error:
             self.this.warn(
                 message(
@@ -158,10 +212,9 @@ class Session:
                     reason=error.strerror or str(error),
                 )
             )
-            return False
+            return
         self.loop.watch.kept = step
-        self.this.tell(Saved(step=step, file=name, state=state))
-        return True
+        self.this.tell(Saved(step=step, file=path.name, state=state))
 
     def _stop(self) -> None:
         self._keep()
@@ -173,11 +226,19 @@ class Session:
         # The state first: if the LoRA folder can't be written, nothing has to be trained again.
         self._keep()
         train_seconds = self._progress().train_seconds
-        self._measure()
-        self._sample()
+        if self._is_to_end():
+            self.this.warn(
+                message(
+                    "Ended early: the held-out loss is at its lowest at step {step}; its LoRA is the result.",
+                    step=self.best.step,
+                )
+            )
+        else:
+            self._measure()
+        self._sample(bleed=True)
         output = self.this.config.output
         path = checkpoint.fresh_path(Path(output.folder), output.name)
-        model_hash = self._write_adapter(path)
+        model_hash = self._write_result(path)
         try:
             checkpoint.write_card(
                 path,
@@ -201,33 +262,59 @@ class Session:
 
     def _progress(self) -> Progressed:
         sat = time.monotonic() - self._sat_down
-        return Progressed(self.loop.step, self.progressed.train_seconds + sat)
+        return Progressed(self.loop.step, self.progressed.train_seconds + sat, self.best, self.settings)
+
+    def _write_result(self, path: Path) -> str:
+        """Write the LoRA of the last step, or of the best one where the run ended early. Raises JobError."""
+        try:
+            found = sorted((self.this.path / "best").glob(f"*-s{self.best.step:06d}.safetensors"))
+            if self._is_to_end() and found:
+                return adapter_file.write(path, load_file(found[0]), self._described(path, self.best.step))
+            return self._write_adapter(path)
+        except OSError as error:
+            raise JobError(
+                "The LoRA could not be written to {folder}.",
+                why="{reason}.",
+                todo="Make room on the disk or allow writing there, then press Resume: it goes on from step {kept}.",
+                folder=str(path.parent),
+                reason=error.strerror or str(error),
+                kept=self.loop.watch.kept,
+            ) from error
 
     def _write_adapter(self, path: Path) -> str:
         dtype = checkpoint.DTYPES[self.this.config.output.precision]
-        described = metadata(
-            self.this.config,
-            self.trainee.model.info,
-            stem=path.stem,
-            step=self.loop.step,
-            trigger=self.this.job.trigger,
-            pictures=len(self.pictures.train),
-            regularisation=sum(item.is_reg for item in self.pictures.train),
-            batches_per_epoch=self.loop.plan.batches_per_epoch,
-            rights=self.pictures.admitted.summary(),
-        )
+        described = self._described(path, self.loop.step)
         path.parent.mkdir(parents=True, exist_ok=True)
         with self.trainee.arrived():
             return adapter_file.write(path, self.trainee.network.tensors(dtype), described)
 
+    def _described(self, path: Path, step: int) -> dict[str, str]:
+        job = self.this.job
+        facts = Facts.of(
+            self.pictures,
+            step=step,
+            batches_per_epoch=self.loop.plan.batches_per_epoch,
+            started=job.created,
+            session=int(job.created * 1000) % 2**32,
+        )
+        return metadata(self.this.config, self.trainee.model.info, facts, stem=path.stem, trigger=job.trigger)
 
-# ------------------------------------------------------------------------------------------- model and network
+
+# ------------------------------------------------------------------------------------------- going on
 
 
 def last_step(run_dir: Path) -> int:
     """The step of the last complete state; 0 where there is none. Raises JobError if it is gone."""
     state = checkpoint.latest_state(run_dir / "state")
-    return int(state.name.removeprefix("step-")) if state is not None else 0
+    return checkpoint.step_of(state) if state is not None else 0
+
+
+def _require_same(this: Run, info: ModelInfo) -> None:
+    """Raise JobError if a run that goes on has other settings than it began with."""
+    state = checkpoint.latest_state(this.path / "state")
+    before = checkpoint.read_progress(state).settings if state is not None else {}
+    if before:
+        require_same(before, this.config, info)
 
 
 def _is_due(step: int, every: int, steps: int, times: int) -> bool:

@@ -392,9 +392,16 @@ def run_json(view: RunView, services: Services, lang: str) -> dict[str, Any]:
         "created": job.created if job else 0,
         "plan": _plan_sentence(plan, lang) if plan else "",
         "result": _result_json(view, services),
+        "best": _best_json(view),
         "error": error_json(view.error, lang) if view.error else None,
         "can_resume": job is not None and view.status in ("stopped", "failed", "died", "waiting"),
     }
+
+
+def _best_json(view: RunView) -> dict[str, Any] | None:
+    if view.best is None:
+        return None
+    return {"step": view.best_step, "loss": view.best_loss, "file": view.best.name, "is_last": view.is_best_last}
 
 
 def _result_json(view: RunView, services: Services) -> dict[str, Any] | None:
