@@ -1,6 +1,9 @@
 import json
 import re
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from tests.jobs.fakes import FAKE_TRAINER, draw_pictures, write_model_headers
@@ -105,6 +108,16 @@ def test_a_port_in_use_is_a_sentence_before_anything_starts(capsys, tmp_path):
     said = capsys.readouterr().err
     assert f"Port {port} can't be used" in said and "--port" in said
     assert cli.main(["check", "demo", "--port", str(port), "--data-dir", str(tmp_path)]) == 0
+
+
+def test_what_is_checked_before_the_environment_is_made_needs_the_standard_library_alone(tmp_path):
+    package = Path(cli.__file__).parents[1]
+    # -S leaves all installed packages out.
+    command = [sys.executable, "-S", "-m", "lora_atelier", "check", "demo", "--data-dir", str(tmp_path)]
+
+    done = subprocess.run(command, capture_output=True, text=True, cwd=package)
+
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_free_port_is_one_that_nobody_has(monkeypatch):

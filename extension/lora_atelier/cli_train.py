@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import engines, locales
 from .config import GOALS
@@ -13,8 +14,9 @@ from .errors import Message, message
 from .jobs.run_dir import RunDir
 from .jobs.service import WHOSE, Jobs
 from .models.detect import FAMILY_NAMES
-from .train_check import Findings, examine
-from .train_files import Sources, gather
+
+if TYPE_CHECKING:
+    from .train_check import Findings
 
 _EPILOG = "Every option of sd-scripts is an option here too, for example --network_dim 16 --unet_lr 1e-4; it replaces \
 what the files say."
@@ -43,6 +45,10 @@ def look(options: argparse.Namespace, jobs: Jobs) -> Findings:
 
     Raises ConfigError or AdapterError for a file that can't be read at all.
     """
+    # Before our environment is made nothing but the standard library is there, and ``check demo`` runs then.
+    from .train_check import examine
+    from .train_files import Sources, gather
+
     sources = Sources(
         config_file=options.config_file,
         dataset_config=options.dataset_config,
