@@ -117,13 +117,21 @@ def test_each_shape_of_pictures_has_a_short_batch_of_its_own(train, tmp_path):
     assert "1 epochs of these pictures are 18 steps" in err  # 60 / 4 and, rounded up, 10 / 4
 
 
-def test_checkpoints_by_epochs_are_counted_in_steps_as_well(train, tmp_path):
-    code, _, _ = train("--max_train_epochs", "2", "--save_every_n_epochs", "1", "--sample_every_n_epochs", "2")
+def test_epochs_stay_epochs_in_the_run_and_its_plan_counts_steps(train, tmp_path):
+    """Only the trainer knows which pictures are held out, so that it alone can count exactly."""
+    code, _, _ = train("--max_train_epochs", "2", "--save_every_n_epochs", "1")
 
     assert code == 0
     (run,) = (tmp_path / "data" / "runs").iterdir()
     config = config_files.read(run)
-    assert (config.schedule.steps, config.output.save_every_n_steps, config.sampling.every_n_steps) == (30, 15, 30)
+    assert (config.schedule.max_train_epochs, config.output.save_every_n_epochs) == (2, 1)
+    assert config_files.load_toml(run / "job.toml")["plan"]["steps"] == 30
+
+
+def test_a_warm_up_that_is_longer_than_the_epochs_is_refused(train):
+    code, _, err = train("--check", "--max_train_epochs", "1", "--lr_warmup_steps", "100")
+
+    assert code == 1 and "The warm-up takes 100" in err and "has 15" in err
 
 
 def test_a_lora_is_trained_again_with_its_settings_and_its_trigger(train, tmp_path):

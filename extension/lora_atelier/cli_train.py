@@ -68,6 +68,7 @@ def add(found: Findings, options: argparse.Namespace, jobs: Jobs) -> RunDir:
         goal=options.goal,
         engine=found.engine,
         checkout=found.checkout,
+        plan=found.plan,
     )
 
 

@@ -40,6 +40,7 @@ class Findings:
     info: ModelInfo | None = None
     items: list[list[Item]] = field(default_factory=list)
     device: str = ""
+    steps_per_epoch: int = 0
     plan: estimate.Plan | None = None
 
     def refuse(self, found: Problem | ExtensionError, where: str = "") -> None:
@@ -118,13 +119,16 @@ def _look_at_pictures(found: Findings) -> None:
 
 
 def _look_at_length(found: Findings) -> None:
-    """Count in steps what the recipe counts in epochs, which our own trainer does not know."""
+    """Count the run in steps where the recipe counts it in epochs; the trainer does so when it has the pictures."""
     batches = sum(map(_batches, found.config.data.datasets, found.items))
-    if found.engine == "native" and batches:
-        steps = math.ceil(batches / max(1, found.config.schedule.accumulation))
-        found.config, said = in_steps(found.config, steps)
+    found.steps_per_epoch = math.ceil(batches / max(1, found.config.schedule.accumulation))
+    if found.steps_per_epoch:
+        counted, said = in_steps(found.config, found.steps_per_epoch)
         for note in said:
             found.remark(note)
+        if found.config.schedule.max_train_epochs:  # what is wrong with its steps is said only where they are known
+            for each in counted.schedule.problems():
+                found.refuse(each)
 
 
 def _batches(dataset: DatasetConfig, items: Sequence[Item]) -> int:
@@ -216,8 +220,9 @@ def _look_at_machine(found: Findings, jobs: Jobs) -> None:
         found.refuse(error, "--engine")
     if found.info is not None and found.info.family in FAMILY_NAMES:
         pictures = sum(not item.is_reg for items in found.items for item in items)
+        counted, _ = in_steps(config, max(1, found.steps_per_epoch))
         found.plan = estimate.estimate(
-            config, found.info, pictures=pictures, rates=jobs.rates, device=_cpu_or_gpu(found)
+            counted, found.info, pictures=pictures, rates=jobs.rates, device=_cpu_or_gpu(found)
         )
 
 

@@ -20,8 +20,9 @@ from lora_atelier.models.load import Model
 from lora_atelier.models.text import TextConditioning
 from lora_atelier.trainer import losses, noise
 from lora_atelier.trainer.batches import Place
-from lora_atelier.trainer.loop import Batch, Example, Loop, Trainee
+from lora_atelier.trainer.loop import Loop
 from lora_atelier.trainer.network import LoraNetwork
+from lora_atelier.trainer.trainee import Batch, Example, Trainee
 
 STORED = json.loads(Path(__file__).with_name("parity.json").read_text(encoding="utf-8"))["fingerprints"]
 PINNED = "zero-terminal-snr-min-snr"

@@ -23,8 +23,8 @@ from lora_atelier.config import (
     TrainConfig,
     ValidationConfig,
 )
+from lora_atelier.trainer import results, session
 from lora_atelier.trainer import run as run_module
-from lora_atelier.trainer import session
 from lora_atelier.trainer.run import FAILED, FINISHED, STOPPED, run
 
 
@@ -259,7 +259,7 @@ def test_a_checkpoint_that_finds_the_disk_full_is_a_warning_and_the_run_goes_on(
 
 def test_a_lora_folder_that_is_full_at_the_end_loses_nothing(tmp_path, tiny_model_folder, pictures, monkeypatch):
     made = make(tmp_path / "run", tiny_model_folder, pictures)
-    real = session.adapter_file.write
+    real = results.adapter_file.write
 
     def full(path, *args):
         if path.parent.name == "loras":
@@ -267,7 +267,7 @@ def test_a_lora_folder_that_is_full_at_the_end_loses_nothing(tmp_path, tiny_mode
         return real(path, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(session.adapter_file, "write", full)
+        patch.setattr(results.adapter_file, "write", full)
         assert run(made) == FAILED
     assert "Make room" in told(made, events.Failed)[0].error["todo"]
 

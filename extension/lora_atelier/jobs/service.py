@@ -240,9 +240,11 @@ class Jobs:
         goal: str = "character",
         engine: str = "native",
         checkout: Path | None = None,
+        plan: estimate.Plan | None = None,
     ) -> RunDir:
         """Make a run of settings that someone wrote as files, for one of ``engines.NAMES``; ``checkout`` is the folder
-        of sd-scripts, where it was named. Raises as ``create`` does, and ModelError."""
+        of sd-scripts, where it was named; ``plan`` is what was said of it, if it was. Raises as ``create`` does, and
+        ModelError."""
         info = inspect(Path(config.model.base_model))
         name = fresh_name(safe_name(config.output.name) or "lora", self.taken_names())
         folder = Path(config.output.folder) if config.output.folder else self.lora_dir
@@ -252,7 +254,8 @@ class Jobs:
             raise ConfigError.from_problems(problems)
         subsets = [subset for dataset in config.data.datasets for subset in dataset.subsets if not subset.is_reg]
         pictures = sum(_count(Path(subset.image_dir), []) for subset in subsets)
-        plan = estimate.estimate(config, info, pictures=pictures, rates=self.rates, device=estimate.device())
+        if plan is None:
+            plan = estimate.estimate(config, info, pictures=pictures, rates=self.rates, device=estimate.device())
         with self._new_run(name) as run:
             config_files.write(config, run.path)
             Job(

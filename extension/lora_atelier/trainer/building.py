@@ -16,11 +16,11 @@ from ..models.text import TextConditioning
 from . import losses, optimizers
 from .averaging import Average
 from .groups import parameter_groups
-from .loop import Trainee
 from .network import LoraNetwork
 from .run import Run
 from .sizes import has_spatial, stored_sizes
 from .starting import read_start, start_from
+from .trainee import Trainee
 
 
 def build(this: Run, model: Model, accelerator: Any, condition: Callable[[Sequence[str]], TextConditioning]) -> Trainee:

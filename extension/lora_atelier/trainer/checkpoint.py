@@ -20,7 +20,7 @@ from ..adapters.card import write_card as write_card
 from ..errors import JobError
 from . import optimizers, watch
 from .best import Best
-from .loop import Trainee
+from .trainee import Trainee
 
 # 2: with the settings that the run began with, and the best measurement.
 SCHEMA = 2

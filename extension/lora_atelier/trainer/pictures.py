@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,7 +16,6 @@ from ..datasets.record import Entry
 from ..rights import gate
 from . import noise
 from .batches import BatchPlan, Sight, balanced_repeats
-from .loop import Example
 from .run import Run
 
 _FEWEST_FOR_HOLDING_OUT = 8
@@ -108,18 +107,18 @@ def read_pictures(this: Run) -> Pictures:
     return Pictures(admitted, train, heldout, datasets, tuple(warnings))
 
 
-def plan_of(config: TrainConfig, pictures: Pictures, examples: Sequence[Example]) -> BatchPlan:
+def plan_of(config: TrainConfig, pictures: Pictures) -> BatchPlan:
     """Which of the training pictures each step sees."""
     repeats = balanced_repeats([item.num_repeats for item in pictures.train], [item.is_reg for item in pictures.train])
     sights = [
         Sight(
-            example.size,
+            pictures.framing(item).bucket,
             count,
             0.5 if item.flip_aug else 0.0,
             item.caption_dropout_rate,
             item.caption_dropout_every_n_epochs,
         )
-        for item, example, count in zip(pictures.train, examples, repeats, strict=True)
+        for item, count in zip(pictures.train, repeats, strict=True)
     ]
     datasets = config.data.datasets
     return BatchPlan(sights, max(dataset.batch_size for dataset in datasets), config.schedule.seed)

@@ -34,10 +34,10 @@ from ..models.tokenizer import ClipTokenizer
 from .caches import TensorCache, part_key
 from .checkpoint import latest_state
 from .conditions import Latents, Texts, moved, stack
-from .loop import Example
 from .masking import MaskFile, Masks
 from .pictures import Pictures
 from .run import Run, StopRequestedError, announce
+from .trainee import Example
 
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Decoded pictures that wait for the VAE; beyond this they are decoded a second time.

@@ -1,0 +1,147 @@
+"""What a run leaves on disk: states, checkpoints, the best adapter, and the finished LoRA with its card."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from .. import events
+from ..adapters import file as adapter_file
+from ..errors import JobError, message
+from ..events import Saved
+from . import checkpoint
+from .best import Best
+from .checkpoint import Progressed
+from .metadata import Facts, metadata
+from .pictures import Pictures
+from .rhythm import Rhythm, outdated
+from .run import Run
+from .trainee import Trainee
+
+_STEP = re.compile(r"-s(\d{6,})(-\d+)?$")
+
+
+@dataclass
+class Results:
+    """Writes the files of a run. What can't be written is a warning as long as a later one may do."""
+
+    this: Run
+    trainee: Trainee
+    pictures: Pictures
+    batches_per_epoch: int
+    rhythm: Rhythm
+
+    def keep(self, progressed: Progressed) -> bool:
+        """Write state and adapter of a step; a full disk is a warning, and the next checkpoint tries again.
+
+        Returns whether they are kept.
+        """
+        output, step = self.this.config.output, progressed.step
+        try:
+            state = checkpoint.save_state(self.this.path / "state", self.trainee, progressed, keep=output.keep_states)
+            path = checkpoint.fresh_path(self._checkpoints, f"{output.name}-s{step:06d}")
+            self.write_adapter(path, step)
+        except OSError as error:
+            self.this.warn(
+                message(
+                    "The checkpoint of step {step} could not be kept: {reason}. Make room; the last one is good.",
+                    step=step,
+                    reason=error.strerror or str(error),
+                )
+            )
+            return False
+        self.this.tell(Saved(step=step, file=path.name, state=state))
+        self._remove_outdated()
+        return True
+
+    def keep_best(self, best: Best) -> None:
+        """Keep the adapter of the best measurement beside the checkpoints, and remove the one that was it before."""
+        folder = self.this.path / "best"
+        path = folder / f"{self.this.config.output.name}-s{best.step:06d}.safetensors"
+        try:
+            self.write_adapter(path, best.step)
+            for old in folder.glob("*.safetensors"):
+                if old != path:
+                    old.unlink(missing_ok=True)
+        except OSError as error:
+            self.this.warn(
+                message(
+                    "The best LoRA so far, of step {step}, could not be kept: {reason}. Make room.",
+                    step=best.step,
+                    reason=error.strerror or str(error),
+                )
+            )
+            return
+        self.this.tell(events.Best(step=best.step, loss=best.loss, file=path.name))
+
+    def finish(self, step: int, *, best: Best | None, kept: int, preview: Path | None) -> tuple[Path, str]:
+        """Put the LoRA and its card into the LoRA folder; returns its path and the hash of its tensors.
+
+        It is that of ``step``, or of ``best`` where it is given. Raises JobError; ``kept`` is the step that can then
+        be gone on from.
+        """
+        output = self.this.config.output
+        path = checkpoint.fresh_path(Path(output.folder), output.name)
+        try:
+            model_hash = self._write_best(path, best) if best is not None else None
+            if model_hash is None:
+                model_hash = self.write_adapter(path, step)
+        except OSError as error:
+            raise JobError(
+                "The LoRA could not be written to {folder}.",
+                why="{reason}.",
+                todo="Make room on the disk or allow writing there, then press Resume: it goes on from step {kept}.",
+                folder=str(path.parent),
+                reason=error.strerror or str(error),
+                kept=kept,
+            ) from error
+        try:
+            checkpoint.write_card(path, trigger=self.this.job.trigger, description="LoRA Atelier", preview=preview)
+        except OSError as error:
+            self.this.warn(message("The card of the LoRA could not be written: {reason}.", reason=str(error)))
+        return path, model_hash
+
+    def write_adapter(self, path: Path, step: int) -> str:
+        """Write what was trained as it is now; returns the hash of its tensors. Raises OSError."""
+        dtype = checkpoint.DTYPES[self.this.config.output.precision]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self.trainee.arrived():
+            return adapter_file.write(path, self.trainee.network.tensors(dtype), self._described(path, step))
+
+    def _write_best(self, path: Path, best: Best) -> str | None:
+        found = sorted((self.this.path / "best").glob(f"*-s{best.step:06d}.safetensors"))
+        return adapter_file.write(path, load_file(found[0]), self._described(path, best.step)) if found else None
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.this.path / "checkpoints"
+
+    def _remove_outdated(self) -> None:
+        """Delete the checkpoints that the settings do not want any more; what can't be deleted stays."""
+        output = self.this.config.output
+        found: dict[int, list[Path]] = {}
+        for path in self._checkpoints.glob("*.safetensors"):
+            if match := _STEP.search(path.stem):
+                found.setdefault(int(match.group(1)), []).append(path)
+        gone = outdated(
+            list(found), self.rhythm, last_n_steps=output.save_last_n_steps, last_n_epochs=output.save_last_n_epochs
+        )
+        for path in (path for step in gone for path in found[step]):
+            try:
+                path.unlink()
+            except OSError as error:
+                print(f"{path.name} could not be deleted: {error}", flush=True)
+
+    def _described(self, path: Path, step: int) -> dict[str, str]:
+        job = self.this.job
+        facts = Facts.of(
+            self.pictures,
+            step=step,
+            batches_per_epoch=self.batches_per_epoch,
+            started=job.created,
+            session=int(job.created * 1000) % 2**32,
+        )
+        return metadata(self.this.config, self.trainee.model.info, facts, stem=path.stem, trigger=job.trigger)
