@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import math
 from collections import Counter
@@ -66,10 +67,10 @@ def inspect(path: Path, *, checkpoint: Path | None, toy: Path, lang: str, as_jso
             print(locales.sentence(error, lang))
         _print_header(path, header, lang)
         return
-    from .adapters import file
-    from .loader import report
+    with contextlib.nullcontext() if checkpoint is not None else _small_work():
+        from .adapters import file
+        from .loader import report
 
-    with contextlib.nullcontext() if checkpoint is not None else _one_thread():
         content = file.read(path)
         model = _model_of(content, checkpoint, toy, weights=True)
         said = report.describe(content, model)
@@ -81,16 +82,26 @@ def inspect(path: Path, *, checkpoint: Path | None, toy: Path, lang: str, as_jso
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """A LoRA's matrices are so small that threads would only wait for each other."""
-    import torch
+def _small_work() -> Iterator[None]:
+    """A LoRA's matrices are so small that threads would only wait for each other.
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    And loading torch makes objects by the hundred thousand, all of which stay: to look for garbage among them again and
+    again takes a quarter of a second.
+    """
+    collects = gc.isenabled()
+    gc.disable()
     try:
-        yield
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
     finally:
-        torch.set_num_threads(threads)
+        if collects:
+            gc.enable()
 
 
 def _header(path: Path) -> safetensors_header.Header:

@@ -222,7 +222,9 @@ _FOREIGN = {
 
 def foreign_base(keys: Iterable[str]) -> str:
     """Return the name of the base model that a file is for if it is one that we can't use (Flux, SD3), else ""."""
-    found = {name for key in keys for start, name in _FOREIGN.items() if key.startswith(start)}
+    starts = tuple(_FOREIGN)
+    foreign = [key for key in keys if key.startswith(starts)]
+    found = {name for key in foreign for start, name in _FOREIGN.items() if key.startswith(start)}
     # Flux has SD3's kind of blocks, too.
     return _FLUX if _FLUX in found else _SD3 if found else ""
 

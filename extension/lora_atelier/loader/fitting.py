@@ -72,7 +72,7 @@ class Fitted:
 
 
 @dataclass(eq=False)
-class _Sorting:
+class Sorting:
     """What became of a file's layers."""
 
     adapters: dict[tuple[str, str], Adapter] = field(default_factory=dict)
@@ -99,30 +99,20 @@ def fit_content(name: str, content: AdapterFile, host: FitsAdapters, *, partly: 
     _check_keys(name, len(content.tensors))
     check_numbers(name, content)
     grouped = families.group(content.tensors)
-    foreign = keys.foreign_base(content.tensors)
-    if foreign:
-        raise AdapterMismatchError(
-            "LoRA “{name}” was not applied.",
-            why="It is for {base}, which LoRA Atelier can't use; the model is {family}.",
-            todo="Use a LoRA for Stable Diffusion 1.x, 2.x or XL.",
-            name=name,
-            base=foreign,
-            family=FAMILY_NAMES.get(host.family(), host.family()),
-        )
-    if not grouped.layers and not grouped.embeddings:
-        raise AdapterFormatError(
-            "LoRA “{name}” was not applied.",
-            why="None of its {count} keys is one that can be read; the first is {key}.",
-            todo="Use a file in kohya's format, as most trainers write it.",
-            name=name,
-            count=len(content.tensors),
-            key=next(iter(content.tensors), "-"),
-        )
+    _check_kind(name, content, grouped, host)
     sorting = sort_layers(content, grouped, host)
     if not partly:
-        _check(name, content, grouped, sorting, host)
+        _check_layers(name, content, grouped, sorting, host)
     notes = _left_out(name, grouped, sorting)
     return Fitted(name, content.content_hash, _checksum(content), sorting.adapters, grouped.embeddings, notes)
+
+
+def check(name: str, content: AdapterFile, grouped: Grouped[Tensor], sorting: Sorting, host: FitsAdapters) -> None:
+    """Raise the AdapterError that ``fit_content`` would raise for a file whose layers were sorted already."""
+    _check_keys(name, len(content.tensors))
+    check_numbers(name, content)
+    _check_kind(name, content, grouped, host)
+    _check_layers(name, content, grouped, sorting, host)
 
 
 def _checksum(content: AdapterFile) -> int:
@@ -131,12 +121,12 @@ def _checksum(content: AdapterFile) -> int:
     return zlib.crc32(repr(scales).encode(), file.checksum(content.tensors))
 
 
-def sort_layers(content: AdapterFile, grouped: Grouped[Tensor], host: FitsAdapters) -> _Sorting:
+def sort_layers(content: AdapterFile, grouped: Grouped[Tensor], host: FitsAdapters) -> Sorting:
     """Return what becomes of each of a file's layers in this model. Raises AdapterFormatError for PEFT's settings."""
     layers, aliases = host.layers(), host.aliases()
     has_text = any(name.startswith("lora_te") for name in layers)
     scales = peft.configs(content.path, content.metadata)
-    found = _Sorting()
+    found = Sorting()
     for written, stored in grouped.layers.items():
         name = written if written in layers else aliases.get(written, "")
         layer = layers.get(name)
@@ -214,7 +204,32 @@ def check_numbers(name: str, content: AdapterFile) -> None:
             )
 
 
-def _check(name: str, content: AdapterFile, grouped: Grouped[Tensor], sorting: _Sorting, host: FitsAdapters) -> None:
+def _check_kind(name: str, content: AdapterFile, grouped: Grouped[Tensor], host: FitsAdapters) -> None:
+    """Raise AdapterError for a file that is for no model that we know, or none of whose keys is known."""
+    foreign = keys.foreign_base(content.tensors)
+    if foreign:
+        raise AdapterMismatchError(
+            "LoRA “{name}” was not applied.",
+            why="It is for {base}, which LoRA Atelier can't use; the model is {family}.",
+            todo="Use a LoRA for Stable Diffusion 1.x, 2.x or XL.",
+            name=name,
+            base=foreign,
+            family=FAMILY_NAMES.get(host.family(), host.family()),
+        )
+    if not grouped.layers and not grouped.embeddings:
+        raise AdapterFormatError(
+            "LoRA “{name}” was not applied.",
+            why="None of its {count} keys is one that can be read; the first is {key}.",
+            todo="Use a file in kohya's format, as most trainers write it.",
+            name=name,
+            count=len(content.tensors),
+            key=next(iter(content.tensors), "-"),
+        )
+
+
+def _check_layers(
+    name: str, content: AdapterFile, grouped: Grouped[Tensor], sorting: Sorting, host: FitsAdapters
+) -> None:
     """Raise AdapterError if a file does not fit as a whole."""
     total = len(grouped.layers)
     trained_for = keys.trained_for({key: tuple(t.shape) for key, t in content.tensors.items()}, content.metadata)
@@ -275,7 +290,7 @@ def _mismatch(name: str, host: FitsAdapters, trained_for: str, why: Message) -> 
     )
 
 
-def _left_out(name: str, grouped: Grouped[Tensor], sorting: _Sorting) -> tuple[Message, ...]:
+def _left_out(name: str, grouped: Grouped[Tensor], sorting: Sorting) -> tuple[Message, ...]:
     notes = []
     total = len(grouped.layers)
     absent = len(sorting.absent) + len(grouped.unknown)

@@ -438,7 +438,7 @@ def _all_finite(tensor: Tensor) -> bool:
 def _match(content: AdapterFile, grouped: Grouped[Tensor], model: Outline) -> Matched:
     sorting = fitting.sort_layers(content, grouped, model)
     try:
-        fitting.fit_content(content.path.stem, content, model)
+        fitting.check(content.path.stem, content, grouped, sorting, model)
         refusal = None
     except AdapterError as error:
         refusal = error
