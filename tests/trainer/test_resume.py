@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 import torch
@@ -255,6 +256,64 @@ def test_a_checkpoint_that_finds_the_disk_full_is_a_warning_and_the_run_goes_on(
     assert run(made) == FINISHED
     (warned,) = told(made, events.Warned)
     assert "could not be kept" in warned.message["template"] and warned.message["values"]["step"] == 4
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
+def test_files_that_the_system_lets_not_grow_are_a_warning_and_the_last_state_is_good(
+    tmp_path, tiny_model_folder, pictures, monkeypatch
+):
+    """A real write that fails, in torch's and safetensors' own code as well as in ours."""
+    import resource
+
+    straight, made = (make(tmp_path / name, tiny_model_folder, pictures) for name in ("straight", "made"))
+    assert run(straight) == FINISHED
+    unlimited, real = resource.getrlimit(resource.RLIMIT_FSIZE), results.checkpoint.save_state
+
+    for size in (4_000, 200_000):  # the first file of a state does not fit; its second one does not
+
+        def limited(states, trainee, progressed, size=size, **more):
+            if progressed.step != 4:
+                return real(states, trainee, progressed, **more)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, unlimited[1]))
+            try:
+                return real(states, trainee, progressed, **more)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(results.checkpoint, "save_state", limited)
+            stop_after(patch, 4)
+            assert run(made) == STOPPED
+
+        assert "could not be kept" in told(made, events.Warned)[-1].message["template"]
+        assert [path.name for path in (made / "state").iterdir() if path.is_dir()] == ["step-000002"]
+        (made / "stop").unlink()
+
+    assert run(made) == FINISHED
+    assert same(adapter(straight), adapter(made))
+
+
+def test_a_state_of_a_higher_step_is_never_overwritten(tmp_path, tiny_model_folder, pictures):
+    made = make(tmp_path / "run", tiny_model_folder, pictures)
+    output = OutputConfig(
+        name="momo", folder=str(made / "loras"), save_every_n_steps=2, precision="float", keep_states=9
+    )
+    make(made, tiny_model_folder, pictures, output=output)
+    assert run(made) == FINISHED
+
+    def content():
+        files = list((made / "state").glob("step-*/*"))
+        files += [*(made / "checkpoints").glob("*-s000006.safetensors"), *(made / "loras").glob("momo.safetensors")]
+        return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+    before = content()
+    (made / "state" / "latest").write_text("step-000002", encoding="utf-8")
+
+    assert run(made) == FINISHED
+
+    assert told(made, events.Started)[-1].resumed_from == 2
+    assert content() == before and (made / "state" / "step-000006").is_dir()
+    assert same(adapter(made), adapter(made, "momo-2"))
 
 
 def test_a_lora_folder_that_is_full_at_the_end_loses_nothing(tmp_path, tiny_model_folder, pictures, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from .. import atomic
 from ..adapters.card import fresh_path as fresh_path
@@ -55,10 +56,11 @@ def save_state(states: Path, trainee: Trainee, progressed: Progressed, *, keep: 
     name = f"step-{progressed.step:06d}"
 
     def fill(folder: Path) -> None:
-        save_file(trainee.network.tensors(torch.float32), folder / "adapter.safetensors")
-        torch.save(trainee.optimizer.state_dict(), folder / "optimizer.pt")
+        # ``save_file`` of safetensors has errors of its own for a full disk.
+        (folder / "adapter.safetensors").write_bytes(save(trainee.network.tensors(torch.float32)))
+        _write(folder / "optimizer.pt", trainee.optimizer.state_dict())
         if trainee.average is not None:
-            torch.save(trainee.average.state_dict(), folder / "average.pt")
+            _write(folder / "average.pt", trainee.average.state_dict())
         said = {
             "schema": SCHEMA,
             "step": progressed.step,
@@ -179,6 +181,16 @@ def load_state(state: Path, trainee: Trainee) -> Progressed:
             reason=str(error),
         ) from error
     return progressed
+
+
+def _write(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a state of tensors. Raises OSError, which torch's own writer never does: on a full disk it speaks of
+    positions in an archive."""
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:
+        is_full = shutil.disk_usage(path.parent).free < _PROBE_BYTES
+        raise OSError(*((errno.ENOSPC, os.strerror(errno.ENOSPC)) if is_full else (errno.EIO, str(error)))) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
