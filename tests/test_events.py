@@ -1,3 +1,5 @@
+import typing
+
 import pytest
 
 from lora_atelier import events
@@ -60,7 +62,7 @@ def test_what_is_no_event_is_an_error_of_its_own():
 
 
 def test_every_event_has_a_kind_of_its_own():
-    assert len(events.KINDS) == 10
+    assert tuple(events.KINDS.values()) == typing.get_args(events.Event) and len(events.KINDS) == 11
     assert events.KINDS["finished"] is Finished
 
 

@@ -36,7 +36,11 @@ def resume_from_local_or_hf_if_specified(accelerator, args):
         accelerator.load_state(args.resume)
 """
 TRAIN_NETWORK = """
-import json, os, struct, sys, time, tomllib, types
+import json, os, struct, sys, time, types
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    from pip._vendor import tomli as tomllib
 from library import train_util
 class Args(types.SimpleNamespace):
     def __getattr__(self, name):
