@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from .. import events
 from ..adapters import file as adapter_file
+from ..config.rhythm import Rhythm, outdated
 from ..errors import JobError, message
 from ..events import Saved
 from . import checkpoint
@@ -17,7 +18,6 @@ from .best import Best
 from .checkpoint import Progressed
 from .metadata import Facts, metadata
 from .pictures import Pictures
-from .rhythm import Rhythm, outdated
 from .run import Run
 from .trainee import Trainee
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import sys
 import threading
@@ -95,6 +96,7 @@ def run(run_dir: Path) -> int:
     if not lock.acquire():
         print(AlreadyRunningError("This training is running already.", todo="Wait until it ends, or stop it."))
         return FAILED
+    _sweep(run_dir)
     events = Appender(run_dir / "events.jsonl")
     try:
         config = config_files.read(run_dir)
@@ -115,6 +117,14 @@ def run(run_dir: Path) -> int:
         return _fail(events, _unexpected(error, run_dir))
     finally:
         lock.release()
+
+
+def _sweep(run_dir: Path) -> None:
+    """Remove half-written files of an earlier sitting that was killed: the lock is ours, so nobody writes them now."""
+    for folder in (run_dir, *(run_dir / name for name in ("state", "checkpoints", "best", "samples"))):
+        for path in folder.glob(".*.tmp"):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _work(this: Run) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..config.epochs import in_steps
+from ..config.rhythm import Rhythms
 from ..errors import ConfigError, message
 from ..events import Finished, Started, Stopped
 from ..models import detect
@@ -26,7 +27,6 @@ from .loop import Loop
 from .pictures import Pictures, plan_of, read_pictures
 from .preparation import Preparation
 from .results import Results
-from .rhythm import Rhythms
 from .run import Run, announce, peak_memory_bytes
 from .settings import decisive, require_same
 from .trainee import Example, Trainee

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..config import TrainConfig
+from .train import TrainConfig
 
 # How often, over the run, where the settings say "choose for me".
 CHECKPOINTS, SAMPLES, MEASUREMENTS = 10, 5, 10

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from lora_atelier.config import OutputConfig, SamplingConfig, ScheduleConfig, TrainConfig, ValidationConfig
-from lora_atelier.trainer.rhythm import Rhythm, Rhythms, outdated
+from lora_atelier.config.rhythm import Rhythm, Rhythms, outdated
 
 pytestmark = pytest.mark.torchfree
 
