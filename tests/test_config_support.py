@@ -111,7 +111,7 @@ def test_what_only_costs_time_is_a_note():
 
 def test_everything_is_refused_at_once():
     config = TrainConfig(
-        network=NetworkConfig(algorithm="loha"),
+        network=NetworkConfig(algorithm="kohya-oft"),
         schedule=ScheduleConfig(scheduler="adafactor"),
         loss=LossConfig(loss_type="huber"),
     )

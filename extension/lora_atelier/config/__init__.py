@@ -10,6 +10,7 @@ from .data import DataConfig, DatasetConfig, SubsetConfig
 from .flags import Flags, over_dataset, read_flags
 from .gui_presets import from_gui
 from .imports import Imported, from_metadata
+from .kind_options import KindOptions
 from .kohya import Reading, from_kohya, read_kohya, to_kohya, try_kohya
 from .loss import LossConfig
 from .memory import MemoryConfig
@@ -35,6 +36,7 @@ __all__ = [
     "DatasetConfig",
     "Flags",
     "Imported",
+    "KindOptions",
     "LossConfig",
     "MemoryConfig",
     "ModelConfig",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 
 from ..errors import Problem, problem
 from .blocks import weight_problems
+from .kind_options import option_problems
 from .setting import SAME, checked, setting
 
 # What each algorithm is called in kohya's files: network_module, and LyCORIS' algo where that is the module.
@@ -38,6 +39,7 @@ MORE_NETWORK_ARGS: Mapping[str, frozenset[str]] = {
          "train_on_input"}
     ),
 }  # fmt: skip
+_PLUS_SETTINGS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
 _BLOCK_SETTINGS = (
     "block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas", "down_lr_weight", "mid_lr_weight",
     "up_lr_weight",
@@ -205,8 +207,9 @@ class NetworkConfig:
         module, _ = ALGORITHMS.get(self.algorithm, ("", ""))
         if not module:
             return
-        decomposed = {"loha", "lokr"}
+        decomposed, low_rank = {"loha", "lokr"}, {"lora", "dora", "dylora", "kohya-lora-fa", "kohya-dylora"}
         for name, kinds in (
+            *((name, low_rank) for name in _PLUS_SETTINGS),
             ("factor", {"lokr"}),
             ("dora_wd", decomposed),
             ("use_tucker", decomposed | {"dora", "boft", "glora", "full"}),
@@ -231,6 +234,7 @@ class NetworkConfig:
                     algorithm=self.algorithm,
                     known=near[0] if near else ", ".join(sorted(known)) or "–",
                 )
+        yield from option_problems("network.network_args", self.network_args, algorithm=self.algorithm, rank=self.rank)
         if self.algorithm == "kohya-dylora" and self.conv_rank not in (0, self.rank):
             yield problem(
                 "network.conv_rank",

@@ -174,7 +174,7 @@ class Reader(Values):
         preset = arguments.get("preset", "full")
         if preset in ("full", "attn-mlp"):
             arguments.pop("preset", None)
-        if preset == "full":
+        if preset in ("full", "unet-only", "unet-convblock-only"):
             arguments.setdefault("conv_dim", str(flat.get("network_dim", 4)))
             arguments.setdefault("conv_alpha", str(flat.get("network_alpha", 1.0)))
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from ..errors import Problem, problem
+from ..errors import Message, Problem, message, problem
 from .advice import advice
 from .setting import key_of
 from .train import TrainConfig
@@ -17,20 +17,7 @@ NOT_YET: tuple[str, ...] = (
     "model.vae",
     "model.base_weights",
     "output.metadata_thumbnail",
-    "network.algorithm=loha",
-    "network.algorithm=lokr",
-    "network.algorithm=oft",
-    "network.algorithm=boft",
-    "network.algorithm=ia3",
-    "network.algorithm=glora",
-    "network.algorithm=full",
-    "network.algorithm=dylora",
-    "network.algorithm=kohya-lora-fa",
-    "network.algorithm=kohya-dylora",
     "network.algorithm=kohya-oft",
-    "network.dora_wd",
-    "network.use_tucker",
-    "network.network_args",
     "schedule.lr_scheduler_type",
     "schedule.lr_scheduler_args",
     "memory.full_fp16",
@@ -43,6 +30,13 @@ NOT_YET: tuple[str, ...] = (
     "subset.face_crop_aug_range",
     "subset.diff_output_preservation",
 )
+# Why some of them are not there, and what is instead.
+WHY: Mapping[str, Message] = {
+    "network.algorithm=kohya-oft": message(
+        "sd-scripts' own OFT has no counterpart in our trainer. Choose oft, which is LyCORIS' and does the same, or "
+        "train with sd-scripts (--engine sd-scripts)."
+    ),
+}
 # They cost or save time and memory, and change nothing in the LoRA; our trainer does not read them, and says so.
 NOT_READ: tuple[str, ...] = (
     "memory.vae_batch_size",
@@ -70,10 +64,13 @@ ALWAYS: tuple[str, ...] = (
 
 def unsupported(config: TrainConfig) -> Iterator[Problem]:
     """Yield every setting that our own trainer would have to ignore; sd-scripts may know it."""
-    for where, key, value, by_value in _set(config, NOT_YET):
+    for kind, where, key, value, by_value in _set(config, NOT_YET):
         if where == "schedule.lr_scheduler_args" and config.schedule.scheduler == "piecewise_constant":
             continue  # its rules stand there
-        if by_value:
+        why = WHY.get(f"{kind}={value}" if by_value else kind)
+        if why is not None:
+            yield Problem(where, why)
+        elif by_value:
             yield problem(
                 where,
                 "Our own trainer has no “{value}” of “{key}” yet. Choose another, or train with sd-scripts "
@@ -87,17 +84,27 @@ def unsupported(config: TrainConfig) -> Iterator[Problem]:
                 "Our own trainer has no “{key}” yet. Remove it, or train with sd-scripts (--engine sd-scripts).",
                 key=key,
             )
+    if any(argument.partition("=")[0].strip() == "use_scalar" for argument in config.network.network_args):
+        yield problem(
+            "network.network_args",
+            "“{name}” has no counterpart in our trainer: every kind starts from no change without it. Remove it, or "
+            "train with sd-scripts (--engine sd-scripts).",
+            name="use_scalar",
+        )
 
 
 def notes(config: TrainConfig) -> Iterator[Problem]:
     """Yield what to say and not to refuse: settings that our own trainer does not read, and what is unusual."""
-    for where, key, _, _ in _set(config, NOT_READ):
+    for _, where, key, _, _ in _set(config, NOT_READ):
         yield problem(where, "“{key}” has no effect in our own trainer; the LoRA is the same.", key=key)
     yield from advice(config)
 
 
-def _set(config: TrainConfig, names: tuple[str, ...]) -> Iterator[tuple[str, str, Any, bool]]:
-    """The settings of ``names`` that are not at their default: place, kohya's key, value, whether named by value."""
+def _set(config: TrainConfig, names: tuple[str, ...]) -> Iterator[tuple[str, str, str, Any, bool]]:
+    """The settings of ``names`` that are not at their default.
+
+    Each as its name there (without value), place, kohya's key, value, and whether it was named by value.
+    """
     by_group: dict[str, dict[str, set[str]]] = {}
     for name in names:
         group, _, rest = name.partition(".")
@@ -109,9 +116,9 @@ def _set(config: TrainConfig, names: tuple[str, ...]) -> Iterator[tuple[str, str
             if values is None:
                 continue
             if "" in values and value != f.default:
-                yield f"{where}.{f.name}", key_of(f), value, False
+                yield f"{kind}.{f.name}", f"{where}.{f.name}", key_of(f), value, False
             elif str(value) in values - {""}:
-                yield f"{where}.{f.name}", key_of(f), value, True
+                yield f"{kind}.{f.name}", f"{where}.{f.name}", key_of(f), value, True
 
 
 def _groups(config: TrainConfig) -> Iterator[tuple[str, str, Any]]:

@@ -7,7 +7,7 @@ CLIP's paths, and kohya names SDXL's U-Net layers by their ldm paths (``input_bl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 # What sd-scripts' networks/lora.py wraps, by class name: UNET_TARGET_REPLACE_MODULE,
 # UNET_TARGET_REPLACE_MODULE_CONV2D_3X3, TEXT_ENCODER_TARGET_REPLACE_MODULE; the last names are the same class in
 # other versions of transformers.
-_ATTENTION_BLOCKS = {"Transformer2DModel"}
-_CONV_BLOCKS = {"ResnetBlock2D", "Downsample2D", "Upsample2D"}
-_TE_BLOCKS = {"CLIPAttention", "CLIPMLP", "CLIPSdpaAttention", "CLIPFlashAttention2"}
+ATTENTION_BLOCKS = frozenset({"Transformer2DModel"})
+CONV_BLOCKS = frozenset({"ResnetBlock2D", "Downsample2D", "Upsample2D"})
+TE_ATTENTION = frozenset({"CLIPAttention", "CLIPSdpaAttention", "CLIPFlashAttention2"})
+TE_BLOCKS = TE_ATTENTION | {"CLIPMLP"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,12 +152,40 @@ def target_layers(part: nn.Module, *, conv: bool = False, prefix: str = "lora_te
     convolutions of resnets, down- and upsamplers (LoCon). Text encoder: attention and MLP; ``prefix`` is ``lora_te``,
     or ``lora_te1``/``lora_te2`` where the model has two.
     """
-    if type(part).__name__.startswith("CLIPText"):
-        named = [(_flat(prefix, te_path(path)), module) for path, module in _inside(part, _TE_BLOCKS)]
-    else:
-        blocks = _ATTENTION_BLOCKS | _CONV_BLOCKS if conv else _ATTENTION_BLOCKS
-        named = [(_flat("lora_unet", _unet_path(part, path)), module) for path, module in _inside(part, blocks)]
-    return {name: module for name, module in named if isinstance(module, (nn.Linear, nn.Conv2d))}
+    if is_text_encoder(part):
+        return layers_inside(part, TE_BLOCKS, prefix=prefix)
+    return layers_inside(part, ATTENTION_BLOCKS | CONV_BLOCKS if conv else ATTENTION_BLOCKS)
+
+
+def is_text_encoder(part: nn.Module) -> bool:
+    """Whether a part is a CLIP text model, and not a U-Net."""
+    return type(part).__name__.startswith("CLIPText")
+
+
+def layers_inside(
+    part: nn.Module,
+    blocks: Collection[str],
+    *,
+    paths: Callable[[str], bool] | None = None,
+    norms: bool = False,
+    prefix: str = "lora_te",
+) -> dict[str, nn.Module]:
+    """Return the linear layers and convolutions of a part, by name, in the order of the modules.
+
+    Those inside of blocks of these classes, and those whose canonical path ``paths`` accepts; with ``norms`` also the
+    norms with a weight of those blocks.
+    """
+    kinds = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.GroupNorm) if norms else (nn.Linear, nn.Conv2d)
+    text = is_text_encoder(part)
+    chosen = {id(module) for _, module in _inside(part, blocks)}
+    found: dict[str, nn.Module] = {}
+    for path, module in part.named_modules():
+        named = te_path(path) if text else path
+        if not isinstance(module, kinds) or module.weight is None:
+            continue
+        if id(module) in chosen or (paths is not None and paths(named)):
+            found[_flat(prefix, named) if text else _flat("lora_unet", _unet_path(part, path))] = module
+    return found
 
 
 def te_path(path: str) -> str:
@@ -165,7 +194,7 @@ def te_path(path: str) -> str:
     return path if path.startswith("text_projection") else f"text_model.{path}"
 
 
-def _inside(root: nn.Module, class_names: set[str]) -> Iterator[tuple[str, nn.Module]]:
+def _inside(root: nn.Module, class_names: Collection[str]) -> Iterator[tuple[str, nn.Module]]:
     for outer_path, outer in root.named_modules():
         if type(outer).__name__ in class_names:
             yield from outer.named_modules(prefix=outer_path)

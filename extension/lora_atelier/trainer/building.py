@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..config import TrainConfig
-from ..models.layers import target_layers, te_prefixes
 from ..models.load import Model
 from ..models.sample import DEFAULT_SAMPLER, scheduler
 from ..models.text import TextConditioning
@@ -18,8 +17,9 @@ from .averaging import Average
 from .groups import parameter_groups
 from .network import LoraNetwork
 from .run import Run
-from .sizes import has_spatial, stored_sizes
+from .sizes import stored_sizes
 from .starting import read_start, start_from
+from .targets import trained_layers
 from .trainee import Trainee
 
 
@@ -34,7 +34,7 @@ def build(this: Run, model: Model, accelerator: Any, condition: Callable[[Sequen
         model.unet.train()  # diffusers checkpoints only while training; nothing in it behaves otherwise differently
     start = read_start(config.network)
     sizes = stored_sizes(start) if config.network.dim_from_weights else None
-    network = LoraNetwork(_layers(model, config), config.network, seed=config.schedule.seed, sizes=sizes)
+    network = LoraNetwork(trained_layers(model, config.network), config.network, seed=config.schedule.seed, sizes=sizes)
     start_from(network, start, config.network)
     network.attach()
     network.train()
@@ -42,18 +42,6 @@ def build(this: Run, model: Model, accelerator: Any, condition: Callable[[Sequen
     decay = config.optimizer.ema_decay
     average = Average(network.parameters(), decay) if decay else None
     return Trainee(model, network, optimizer, accelerator, _alphas(model, config), condition, average)
-
-
-def _layers(model: Model, config: TrainConfig) -> dict[str, torch.nn.Module]:
-    """The layers that are trained, by kohya's names."""
-    network = config.network
-    layers: dict[str, torch.nn.Module] = {}
-    if not network.network_train_text_encoder_only:
-        layers |= target_layers(model.unet, conv=has_spatial(network) or network.dim_from_weights)
-    if network.train_te:
-        for prefix, encoder in zip(te_prefixes(len(model.text_encoders)), model.text_encoders, strict=True):
-            layers |= target_layers(encoder, prefix=prefix)
-    return layers
 
 
 def _optimizer(this: Run, network: LoraNetwork) -> torch.optim.Optimizer:

@@ -19,12 +19,14 @@ def parameter_groups(network: LoraNetwork, config: TrainConfig) -> list[dict[str
     """
     groups: dict[tuple[str, float, bool], list[nn.Parameter]] = {}
     factors = block_factors(network.branches, config.network)
-    for layer, branch in network.branches.items():
+    for layer, branch in network.named_branches():
         part = layer.split("_", 2)[1]  # unet, te, te1, te2
         rate, ratio = _rate(part, config) * factors.get(block_of(layer), 1.0), _plus_ratio(part, config)
         for name, parameter in branch.named_parameters():
-            own = rate * ratio if ratio and name == "up" else rate
-            groups.setdefault((part, own, name == "magnitude"), []).append(parameter)
+            kind = name.partition(".")[0]
+            own = rate * ratio if ratio and kind in branch.second else rate
+            if parameter.requires_grad:
+                groups.setdefault((part, own, kind in branch.unscaled), []).append(parameter)
     return [
         # A length that decays would take the frozen weight with it.
         {"params": parameters, "lr": rate, **({"weight_decay": 0.0} if is_length else {})}
