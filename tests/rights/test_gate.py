@@ -1,9 +1,8 @@
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.rights.fixtures import picture, xmp
 
 from lora_atelier.datasets.items import Item
 from lora_atelier.errors import DataError, RightsError
@@ -11,18 +10,13 @@ from lora_atelier.rights import gate, ledger
 
 pytestmark = pytest.mark.torchfree
 
-_spec = importlib.util.spec_from_file_location("signal_helpers", Path(__file__).with_name("test_signals.py"))
-helpers = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(helpers)
-
 
 @pytest.fixture
 def items(tmp_path):
     made = []
     for name in ("a.png", "b.png", "forbidden.png"):
         path = tmp_path / name
-        xmp = helpers.packet("DMI-PROHIBITED") if name.startswith("f") else None
-        path.write_bytes(helpers.picture("PNG", xmp))
+        path.write_bytes(picture("PNG", xmp("DMI-PROHIBITED") if name.startswith("f") else None))
         made.append(Item(path, "", 32, 32))
     Image.new("RGB", (32, 32), "blue").save(tmp_path / "b.png")
     return made
