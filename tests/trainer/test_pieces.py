@@ -5,8 +5,8 @@ SQUARE, WIDE = (64, 64), (96, 48)
 
 
 def plan(**changes):
-    sights = [Sight(SQUARE, 2, 0.5, 0.5)] * 5 + [Sight(WIDE)] * 3
-    return BatchPlan(**{"sights": sights, "batch_size": 4, "seed": 1, **changes})
+    sights = [Sight(SQUARE, 2, 0.5, 0.5, batch_size=4)] * 5 + [Sight(WIDE, batch_size=4)] * 3
+    return BatchPlan(**{"sights": sights, "seed": 1, **changes})
 
 
 def test_an_epoch_shows_every_picture_as_often_as_it_repeats_in_batches_of_one_bucket():
@@ -18,6 +18,19 @@ def test_an_epoch_shows_every_picture_as_often_as_it_repeats_in_batches_of_one_b
     for batch in batches:
         assert len({made.sights[place.index].bucket for place in batch}) == 1
         assert 1 <= len(batch) <= 4
+
+
+def test_each_dataset_has_batches_of_its_own_size_and_strength():
+    near = [Sight(SQUARE, batch_size=3, dataset=0)] * 7
+    far = [Sight(SQUARE, batch_size=2, dataset=1, multiplier=-1.0)] * 4
+    made = plan(sights=[*near, *far])
+
+    batches = [made.batch(at) for at in range(made.batches_per_epoch)]
+
+    assert sorted(len(batch) for batch in batches) == [1, 2, 2, 3, 3]
+    for at, batch in enumerate(batches):
+        (dataset,) = {made.sights[place.index].dataset for place in batch}
+        assert made.multiplier(at) == (1.0, -1.0)[dataset]
 
 
 def test_a_batch_depends_on_its_number_alone():
@@ -54,7 +67,7 @@ def test_a_sample_line_is_read_as_sd_scripts_reads_it():
 
 
 def test_in_every_third_epoch_there_are_no_captions():
-    made = plan(sights=[Sight((64, 64), caption_dropout_every_n_epochs=3)] * 5)
+    made = plan(sights=[Sight((64, 64), caption_dropout_every_n_epochs=3, batch_size=4)] * 5)
 
     epochs = [{place.without_caption for at in range(2) for place in made.batch(epoch * 2 + at)} for epoch in range(6)]
 

@@ -9,6 +9,7 @@ from transformers import optimization
 
 from lora_atelier.config import ScheduleConfig
 from lora_atelier.config.schedule import SCHEDULERS
+from lora_atelier.errors import ConfigError
 from lora_atelier.trainer.schedules import factor
 
 STEPS, RATE = 60, 1e-4
@@ -109,3 +110,40 @@ def test_every_schedule_rises_over_a_warm_up_that_is_a_share_and_stays_between_f
     assert math.isclose(rates[10], 1.0)
     assert all(0 < rate <= 1 for rate in rates)
     assert all(rate >= 0.2 - 1e-9 for rate in rates[10:])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "make"),
+    [
+        ("StepLR", ("step_size=7", "gamma=0.5"), lambda o: torch.optim.lr_scheduler.StepLR(o, 7, 0.5)),
+        (
+            "torch.optim.lr_scheduler.OneCycleLR",
+            (f"max_lr={RATE}", f"total_steps={STEPS + 1}"),
+            lambda o: torch.optim.lr_scheduler.OneCycleLR(o, RATE, STEPS + 1),
+        ),
+    ],
+)
+def test_a_class_gives_the_same_rates_as_when_it_is_stepped_along(name, arguments, make):
+    schedule = ScheduleConfig(steps=STEPS, lr_scheduler_type=name, lr_scheduler_args=arguments)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=RATE, momentum=0.9)
+    wanted = factors_of(make(optimizer), optimizer)
+
+    found = [factor(step, schedule, learning_rate=RATE) for step in reversed(range(STEPS))][::-1]
+
+    assert found == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("StepLRR", (), "StepLRR"),
+        ("no_such_package.Schedule", (), "no_such_package"),
+        ("StepLR", ("gama=1",), "gama"),
+        ("ReduceLROnPlateau", (), "loss"),
+    ],
+)
+def test_a_class_that_can_not_be_used_is_a_sentence(name, arguments, words):
+    schedule = ScheduleConfig(steps=5, lr_scheduler_type=name, lr_scheduler_args=arguments)
+
+    with pytest.raises(ConfigError, match=words):
+        factor(0, schedule, learning_rate=RATE)

@@ -18,13 +18,11 @@ NOT_YET: tuple[str, ...] = (
     "model.base_weights",
     "output.metadata_thumbnail",
     "network.algorithm=kohya-oft",
-    "schedule.lr_scheduler_type",
     "schedule.lr_scheduler_args",
     "memory.full_fp16",
     "memory.full_bf16",
     "memory.fp8_base",
     "memory.fp8_base_unet",
-    "dataset.network_multiplier",
     "subset.color_aug",
     "subset.random_crop",
     "subset.face_crop_aug_range",
@@ -65,8 +63,10 @@ ALWAYS: tuple[str, ...] = (
 def unsupported(config: TrainConfig) -> Iterator[Problem]:
     """Yield every setting that our own trainer would have to ignore; sd-scripts may know it."""
     for kind, where, key, value, by_value in _set(config, NOT_YET):
-        if where == "schedule.lr_scheduler_args" and config.schedule.scheduler == "piecewise_constant":
-            continue  # its rules stand there
+        schedule = config.schedule
+        reads_arguments = schedule.lr_scheduler_type or schedule.scheduler == "piecewise_constant"
+        if where == "schedule.lr_scheduler_args" and reads_arguments:
+            continue
         why = WHY.get(f"{kind}={value}" if by_value else kind)
         if why is not None:
             yield Problem(where, why)

@@ -22,7 +22,8 @@ class Place:
 class Sight:
     """What the plan must know of a picture: its bucket, how often an epoch shows it, and its two chances.
 
-    In every ``caption_dropout_every_n_epochs``-th epoch, counted from 1, it has no caption; 0 is never.
+    In every ``caption_dropout_every_n_epochs``-th epoch, counted from 1, it has no caption; 0 is never. ``dataset``
+    tells whose pictures share batches, of ``batch_size``, in which the network counts ``multiplier`` times.
     """
 
     bucket: tuple[int, int]
@@ -30,26 +31,36 @@ class Sight:
     mirror_rate: float = 0.0
     caption_dropout_rate: float = 0.0
     caption_dropout_every_n_epochs: int = 0
+    dataset: int = 0
+    batch_size: int = 1
+    multiplier: float = 1.0
+
+
+# The pictures of a batch are of one dataset and one bucket.
+_Group = tuple[int, tuple[int, int]]
 
 
 @dataclass
 class BatchPlan:
-    """Batches of one bucket each. An epoch shows every picture as often as it repeats, in an order of its own."""
+    """Batches of one dataset and bucket each. An epoch shows every picture as often as it repeats, in its own order."""
 
     sights: Sequence[Sight]
-    batch_size: int
     seed: int
     _epochs: dict[int, list[list[int]]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def batches_per_epoch(self) -> int:
         """The number of batches; short ones, where a bucket does not divide, count as well."""
-        return sum(-(-count // self.batch_size) for count in self._counts().values())
+        return sum(-(-count // size) for count, size in self._counts().values())
 
     def batch(self, number: int) -> list[Place]:
         """The places of batch ``number``, counted from 0 over all epochs."""
         epoch, index = divmod(number, self.batches_per_epoch)
         return [self._place(i, epoch, number, at) for at, i in enumerate(self._epoch(epoch)[index])]
+
+    def multiplier(self, number: int) -> float:
+        """How often the network counts in batch ``number``."""
+        return self.sights[self.batch(number)[0].index].multiplier
 
     def _place(self, index: int, epoch: int, number: int, at: int) -> Place:
         sight, draw = self.sights[index], noise.rng(self.seed, "place", number, at)
@@ -65,21 +76,24 @@ class BatchPlan:
 
     def _shuffled(self, epoch: int) -> list[list[int]]:
         draw = noise.rng(self.seed, "epoch", epoch)
-        by_bucket: dict[tuple[int, int], list[int]] = {}
+        groups: dict[_Group, list[int]] = {}
         for index, sight in enumerate(self.sights):
-            by_bucket.setdefault(sight.bucket, []).extend([index] * sight.repeats)
+            groups.setdefault((sight.dataset, sight.bucket), []).extend([index] * sight.repeats)
         batches = []
-        for bucket in sorted(by_bucket):
-            members = by_bucket[bucket]
+        for group in sorted(groups):
+            members = groups[group]
+            size = self.sights[members[0]].batch_size
             draw.shuffle(members)
-            batches += [members[at : at + self.batch_size] for at in range(0, len(members), self.batch_size)]
+            batches += [members[at : at + size] for at in range(0, len(members), size)]
         draw.shuffle(batches)
         return batches
 
-    def _counts(self) -> Mapping[tuple[int, int], int]:
-        counts: dict[tuple[int, int], int] = {}
+    def _counts(self) -> Mapping[_Group, tuple[int, int]]:
+        """How often the pictures of each group are shown in an epoch, and how many of them at once."""
+        counts: dict[_Group, tuple[int, int]] = {}
         for sight in self.sights:
-            counts[sight.bucket] = counts.get(sight.bucket, 0) + sight.repeats
+            group = sight.dataset, sight.bucket
+            counts[group] = counts.get(group, (0, 0))[0] + sight.repeats, sight.batch_size
         return counts
 
 

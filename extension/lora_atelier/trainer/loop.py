@@ -114,7 +114,7 @@ class Loop:
     def _batch_loss(self, number: int) -> Tensor:
         places = self.plan.batch(number)
         batch = self._batch(places, number)
-        self.trainee.network.begin(number)
+        self.trainee.network.begin(number, multiplier=self.plan.multiplier(number))
         per_picture = self.trainee.loss_per_picture(batch, self.config.loss)
         weights = torch.tensor([self.examples[place.index].weight for place in places])
         weights = weights * losses.weights(

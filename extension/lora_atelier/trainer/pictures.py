@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -109,16 +109,29 @@ def read_pictures(this: Run) -> Pictures:
 
 def plan_of(config: TrainConfig, pictures: Pictures) -> BatchPlan:
     """Which of the training pictures each step sees."""
-    repeats = balanced_repeats([item.num_repeats for item in pictures.train], [item.is_reg for item in pictures.train])
+    repeats = _repeats(pictures.train)
     sights = [
         Sight(
             pictures.framing(item).bucket,
             count,
-            0.5 if item.flip_aug else 0.0,
-            item.caption_dropout_rate,
-            item.caption_dropout_every_n_epochs,
+            mirror_rate=0.5 if item.flip_aug else 0.0,
+            caption_dropout_rate=item.caption_dropout_rate,
+            caption_dropout_every_n_epochs=item.caption_dropout_every_n_epochs,
+            dataset=item.dataset,
+            batch_size=pictures.datasets[item].batch_size,
+            multiplier=pictures.datasets[item].network_multiplier,
         )
         for item, count in zip(pictures.train, repeats, strict=True)
     ]
-    datasets = config.data.datasets
-    return BatchPlan(sights, max(dataset.batch_size for dataset in datasets), config.schedule.seed)
+    return BatchPlan(sights, config.schedule.seed)
+
+
+def _repeats(items: Sequence[Item]) -> list[int]:
+    """How often an epoch shows each picture; regularisation pictures as often as the others of their dataset."""
+    found = [item.num_repeats for item in items]
+    for dataset in {item.dataset for item in items if not item.is_reg}:
+        members = [at for at, item in enumerate(items) if item.dataset == dataset]
+        balanced = balanced_repeats([found[at] for at in members], [items[at].is_reg for at in members])
+        for at, count in zip(members, balanced, strict=True):
+            found[at] = count
+    return found

@@ -6,10 +6,16 @@ the warm-up ends where theirs does but does not begin at 0: a step at a learning
 
 from __future__ import annotations
 
+import functools
+import importlib
 import math
+import warnings
+
+import torch
 
 from ..config import ScheduleConfig
 from ..config.arguments import parsed
+from ..errors import ConfigError
 
 # Where transformers' polynomial schedule ends: a learning rate, not a share.
 _POLYNOMIAL_END = 1e-7
@@ -17,7 +23,13 @@ _INVERSE_SQRT_TIMESCALE = 10_000
 
 
 def factor(step: int, schedule: ScheduleConfig, *, learning_rate: float = 1e-4) -> float:
-    """The learning rate at ``step``, counted from 0, as a share of its peak ``learning_rate``."""
+    """The learning rate at ``step``, counted from 0, as a share of its peak ``learning_rate``.
+
+    Raises ConfigError where the schedule is a class that can't be had.
+    """
+    if schedule.lr_scheduler_type:
+        table = _of_class(schedule.lr_scheduler_type, schedule.lr_scheduler_args, schedule.steps, learning_rate)
+        return table[min(step, len(table) - 1)]
     steps, warmup = schedule.steps, _counted(schedule.warmup, schedule.steps)
     floor, name = schedule.floor, schedule.scheduler
     if name == "piecewise_constant":
@@ -61,3 +73,32 @@ def _piecewise(step: int, rules: str) -> float:
     *parts, last = rules.split(",")
     ends = sorted((int(end), float(share)) for share, end in (part.split(":") for part in parts))
     return next((share for end, share in ends if step < end), float(last))
+
+
+@functools.lru_cache(maxsize=4)
+def _of_class(name: str, arguments: tuple[str, ...], steps: int, rate: float) -> tuple[float, ...]:
+    """The factors of a scheduler class, by step, from an optimizer of one number that is stepped through beforehand.
+
+    So they are a function of the step, and a run that goes on needs no state of the scheduler.
+    """
+    module, _, last = name.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module or "torch.optim.lr_scheduler"), last)
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=rate, momentum=0.9)
+        scheduler = cls(optimizer, **parsed(arguments))
+        found = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the optimizer itself is never stepped
+            for _ in range(steps):
+                found.append(float(optimizer.param_groups[0]["lr"]) / rate)
+                scheduler.step()
+    except (ImportError, AttributeError, TypeError, ValueError, KeyError) as error:
+        raise ConfigError(
+            "The schedule {name} can't be used.",
+            why="{reason}.",
+            todo="Correct lr_scheduler_type and lr_scheduler_args, or choose one of the named ones (lr_scheduler). "
+            "Schedules that look at the loss are not possible.",
+            name=name,
+            reason=str(error).rstrip("."),
+        ) from error
+    return tuple(found)
