@@ -273,3 +273,22 @@ def test_an_option_that_a_kind_can_not_use_is_a_sentence(options, words):
     (found,) = NetworkConfig(**options).problems()
 
     assert words in str(found)
+
+
+def test_an_adapter_in_bf16_trains_and_its_file_holds_its_very_numbers():
+    layers, made = network("lokr", moved=False)
+    made.to(torch.bfloat16).train().attach()
+    optimizer = torch.optim.AdamW(made.parameters(), lr=0.05)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for _ in range(3):
+            optimizer.zero_grad()
+            sum(layers[name](torch.randn(INPUTS[name])).float().square().mean() for name in layers).backward()
+            optimizer.step()
+    kept = made.tensors(torch.float32)
+    _, again = network("lokr", moved=False)
+    again.to(torch.bfloat16).load(kept)
+
+    assert all(p.dtype == torch.bfloat16 for p in made.parameters())
+    assert all(
+        torch.equal(a, b) and a.abs().max() > 0 for a, b in zip(made.parameters(), again.parameters(), strict=True)
+    )

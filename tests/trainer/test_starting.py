@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from lora_atelier.adapters.families import match
 from lora_atelier.config import NetworkConfig
 from lora_atelier.errors import ConfigError
 from lora_atelier.trainer.network import LoraNetwork
@@ -76,3 +77,25 @@ def test_a_lora_of_another_model_or_kind_is_refused(tmp_path):
         config = NetworkConfig(rank=4, network_weights=str(path))
         with pytest.raises(ConfigError, match=("lora_unet_z", "hada_w1_a")[at]):
             start_from(network(config), read_start(config), config)
+
+
+@pytest.mark.parametrize("kind", ["loha", "lokr", "glora", "oft", "full", "dylora", "ia3"])
+def test_every_kind_starts_from_a_file_of_its_own_with_the_same_change(kind, tmp_path):
+    options = {"algorithm": kind, "rank": 4, "network_args": ("block_size=2",) if kind == "dylora" else ()}
+    before = network(NetworkConfig(alpha=2.0, **options))
+    with torch.no_grad():
+        for parameter in before.parameters():
+            parameter.normal_()
+    path = tmp_path / "before.safetensors"
+    save_file(before.tensors(torch.float32), path)
+    config = NetworkConfig(alpha=8.0, network_weights=str(path), **options)
+
+    made = network(config)
+    start_from(made, read_start(config), config)
+
+    weight = torch.randn(5, 6)
+    changes = [
+        match({key.partition(".")[2]: t for key, t in each.tensors(torch.float32).items() if NAMES[0] in key})
+        for each in (before, made)
+    ]
+    assert torch.allclose(*(found["weight"].delta(weight) for found in changes), atol=1e-4)

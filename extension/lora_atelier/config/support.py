@@ -20,7 +20,6 @@ NOT_YET: tuple[str, ...] = (
     "network.algorithm=kohya-oft",
     "schedule.lr_scheduler_args",
     "memory.full_fp16",
-    "memory.full_bf16",
     "memory.fp8_base",
     "memory.fp8_base_unet",
     "subset.color_aug",
@@ -30,6 +29,21 @@ NOT_YET: tuple[str, ...] = (
 )
 # Why some of them are not there, and what is instead.
 WHY: Mapping[str, Message] = {
+    "memory.full_fp16": message(
+        "An adapter in fp16 loses most of its small steps. Choose full_bf16 on a card that has bf16, or leave it out "
+        "(the adapter is a small part of the memory), or train with sd-scripts (--engine sd-scripts)."
+    ),
+    **dict.fromkeys(
+        ("memory.fp8_base", "memory.fp8_base_unet"),
+        message(
+            "A base model in fp8 is another one than the LoRA is used with, and our trainer does not round it. Choose "
+            "bf16 with gradient_checkpointing, or train with sd-scripts (--engine sd-scripts)."
+        ),
+    ),
+    "subset.face_crop_aug_range": message(
+        "Faces are cut out only of pictures whose names tell where they are, and without buckets. Cut the pictures "
+        "beforehand, or train with sd-scripts (--engine sd-scripts)."
+    ),
     "network.algorithm=kohya-oft": message(
         "sd-scripts' own OFT has no counterpart in our trainer. Choose oft, which is LyCORIS' and does the same, or "
         "train with sd-scripts (--engine sd-scripts)."

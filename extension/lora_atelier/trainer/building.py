@@ -36,6 +36,8 @@ def build(this: Run, model: Model, accelerator: Any, condition: Callable[[Sequen
     sizes = stored_sizes(start) if config.network.dim_from_weights else None
     network = LoraNetwork(trained_layers(model, config.network), config.network, seed=config.schedule.seed, sizes=sizes)
     start_from(network, start, config.network)
+    if config.memory.full_bf16:
+        network.to(torch.bfloat16)
     network.attach()
     network.train()
     optimizer = accelerator.prepare(_optimizer(this, network))

@@ -20,6 +20,8 @@ _SD_BLOCK = re.compile(r"_(down|up)_blocks_(\d+)_(resnets|attentions|downsampler
 _SDXL_BLOCK = re.compile(r"lora_unet_(input_blocks|middle_block|output_blocks)_(\d+)_")
 _SDXL_FIRST = {"input_blocks": 1, "middle_block": 10, "output_blocks": 13}
 _SD_MIDDLE = 12
+# Tensors whose first size is the rank.
+RANKS = ("lora_down.weight", "hada_w1_b", "a2.weight")
 
 
 def block_of(name: str) -> int | None:
@@ -53,11 +55,14 @@ def layer_sizes(layers: Mapping[str, nn.Module], config: NetworkConfig) -> dict[
 
 
 def stored_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Size]:
-    """Rank and alpha of each layer of a LoRA file; one without alpha has that of its rank."""
+    """Rank and alpha of each layer of a LoRA file; one without alpha has that of its rank.
+
+    Kinds whose tensors do not tell a rank (LoKr, OFT …) have no entry.
+    """
     found = {}
     for key, down in tensors.items():
         name, _, kind = key.partition(".")
-        if kind == "lora_down.weight":
+        if kind in RANKS:
             alpha = tensors.get(f"{name}.alpha")
             found[name] = down.shape[0], float(down.shape[0] if alpha is None else alpha)
     return found
