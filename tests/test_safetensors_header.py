@@ -48,6 +48,7 @@ def _with_header(entries):
         _with_header({"a": {"dtype": "F32"}}),
         _with_header({"a": 3}),
         _with_header({"__metadata__": [1]}),
+        _with_header({"half \ud83d": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}),
     ],
 )
 def test_whatever_is_no_safetensors_file_is_a_broken_file(tmp_path, content):
@@ -88,6 +89,13 @@ def test_metadata_that_does_not_come_first_is_found_all_the_same(tmp_path):
 
 def _entry(begin, end):
     return {"dtype": "U8", "shape": [end - begin], "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize("read", [safetensors_header.read, safetensors_header.skim])
+def test_half_a_character_in_the_metadata_is_read_as_a_question_mark(tmp_path, write_header, read):
+    path = write_header(tmp_path / "x.safetensors", {"a": (2,)}, {"note \ud83d": "cat \udc31", "whole": "猫"})
+
+    assert read(path).metadata == {"note ?": "cat ?", "whole": "猫"}
 
 
 def test_two_tensors_that_share_bytes_are_named(tmp_path):

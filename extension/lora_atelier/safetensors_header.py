@@ -101,7 +101,7 @@ def skim(path: Path) -> Skimmed:
                 return Skimmed({}, text)
             if start is not None:
                 metadata, end = json.JSONDecoder().raw_decode(text, start.end())
-                return Skimmed({str(key): str(value) for key, value in metadata.items()}, text[end:])
+                return Skimmed(_texts(metadata), text[end:])
         except (ValueError, RecursionError):
             pass  # read as a whole, it says what is wrong
     parsed = parse(header, file_bytes)
@@ -159,7 +159,25 @@ def parse(header: bytes, file_bytes: int) -> Header:
     start = 8 + len(header)
     tensors = {str(key): _tensor(key, entry, start, file_bytes) for key, entry in entries.items()}
     _check_apart(tensors)
-    return Header(tensors, {str(key): str(value) for key, value in metadata.items()}, start)
+    try:
+        "".join(tensors).encode()
+    except UnicodeEncodeError as error:
+        raise BrokenFileError("the name of a tensor holds half of a character") from error
+    return Header(tensors, _texts(metadata), start)
+
+
+def _texts(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """The metadata as texts. JSON can write half of a surrogate pair, which can't be printed, stored or hashed."""
+    texts = {str(key): str(value) for key, value in metadata.items()}
+    try:
+        "".join((*texts, *texts.values())).encode()
+    except UnicodeEncodeError:
+        return {_whole(key): _whole(value) for key, value in texts.items()}
+    return texts
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -172,6 +172,12 @@ def test_embeddings_and_frequent_tags_are_listed(write, lora):
     assert described.embeddings == ("smile",) and described.tags == ("hat", "1girl")
 
 
+def test_half_a_character_in_a_tag_is_printed_as_a_question_mark(write, lora):
+    said = report.describe(write(lora, {"ss_tag_frequency": '{"10_x": {"\\ud83d cat": 3}}'}))
+
+    assert said.tags == ("? cat",)
+
+
 def test_the_report_is_plain_json(tiny_model, write, lora):
     lora = broken(lora, "nan")
 

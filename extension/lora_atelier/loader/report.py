@@ -342,9 +342,10 @@ def _tags(metadata: Mapping[str, str]) -> tuple[str, ...]:
         counts: Counter[str] = Counter()
         for folder in said.values():
             counts.update({str(tag).strip(): int(count) for tag, count in folder.items()})
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return ()
-    return tuple(tag for tag, _ in counts.most_common(_TAGS))
+    # JSON inside of a text can hold half of a character, which can't be printed.
+    return tuple(tag.encode("utf-8", "replace").decode("utf-8") for tag, _ in counts.most_common(_TAGS))
 
 
 # --- what is wrong with it
