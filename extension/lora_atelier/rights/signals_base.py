@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -65,6 +65,13 @@ class Rights:
         return {
             name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items() if value
         }
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Rights:
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in said.items()
+        }
+        return cls(**values)
 
     def merged(self, other: Rights) -> Rights:
         """Both statements; where both say one thing, the first one's word."""
