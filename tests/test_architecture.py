@@ -36,9 +36,9 @@ MAY_IMPORT = {
     "loader": CONTRACT | {"adapters", "models", "rights"},
     "jobs": CONTRACT | {"datasets", "rights", "models", "adapters", "engines"},
     "hosts": CONTRACT | {"jobs", "loader", "models", "adapters", "rights"},
-    "web": CONTRACT | {"jobs", "loader", "models", "datasets", "rights", "hosts", "adapters"},
+    "web": CONTRACT | {"jobs", "loader", "models", "datasets", "rights", "hosts", "adapters", "engines"},
     "ui": CONTRACT | {"jobs", "loader", "hosts", "web"},
-    "trainer": CONTRACT | {"models", "rights", "datasets", "adapters"},
+    "trainer": CONTRACT | {"models", "rights", "datasets", "adapters", "loader"},
     "embedded": CONTRACT | {"ui", "web", "hosts", "jobs", "loader", "models", "datasets", "rights", "adapters", "cli"},
     "cli": CONTRACT
     | {"embedded", "jobs", "loader", "adapters", "models", "datasets", "hosts", "cli_files", "cli_train"},

@@ -55,6 +55,11 @@ def load_toml(path: Path) -> dict[str, Any]:
             file=path.name,
             reason=str(error),
         ) from error
+    return parse_toml(text, path.name)
+
+
+def parse_toml(text: str, name: str) -> dict[str, Any]:
+    """The contents of a TOML text that is called ``name``. Raises ConfigError naming the line when it is none."""
     toml = _toml_reader()
     try:
         loaded: dict[str, Any] = toml.loads(text)
@@ -63,7 +68,7 @@ def load_toml(path: Path) -> dict[str, Any]:
             "“{file}” is not valid TOML.",
             why="{reason}.",
             todo="Correct that line; write Windows paths in single quotes.",
-            file=path.name,
+            file=name,
             reason=str(error),
         ) from error
     return loaded

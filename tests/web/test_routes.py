@@ -11,6 +11,7 @@ from tests.web.conftest import connect, png  # noqa: E402
 
 from lora_atelier import locales  # noqa: E402
 from lora_atelier.config import recipe  # noqa: E402
+from lora_atelier.web.job_forms import read_form  # noqa: E402
 
 V1 = "/lora-atelier/v1"
 STEPS = recipe(goal="character", family="toy", num_images=2).schedule.steps
@@ -128,17 +129,16 @@ def test_a_run_is_made_followed_and_its_result_listed(client, services):
 
 def test_a_run_is_stopped_resumed_and_not_doubled(client, services):
     upload = drop(client, "a.png", "b.png")
-    from lora_atelier.web.routes import read_form
-
     run = services.jobs.create(read_form(form(upload), services))
     (run.path / "behave").write_text("wait")
     assert client.post(f"{V1}/runs/{run.id}/resume").json()["run"]["status"] == "running"
     while client.get(f"{V1}/runs/{run.id}").json()["step"] < 3:
         pass
 
-    second = client.post(f"{V1}/runs", json=form(upload, name="other"))
-    assert second.status_code == 409
-    assert f"step 3 of {STEPS}" in second.json()["error"]["what"]
+    second = client.post(f"{V1}/runs", json=form(upload, name="other")).json()["run"]
+    assert second["status"] == "queued" and not second["can_resume"]
+    assert client.get(f"{V1}/runs").json()["queue"] == [second["id"]]
+    assert client.post(f"{V1}/runs/{second['id']}/stop").json()["run"]["status"] == "waiting"
 
     assert client.post(f"{V1}/runs/{run.id}/stop").status_code == 200
     assert wait(client, run.id, "stopped")["can_resume"]
@@ -146,10 +146,97 @@ def test_a_run_is_stopped_resumed_and_not_doubled(client, services):
 
 
 def test_what_is_wrong_with_a_form_is_said_field_by_field(client):
-    answer = client.post(f"{V1}/runs", json=form("", name="", whose=""))
+    answer = client.post(f"{V1}/runs", json=form("", name="🎨", whose="nobody", trigger="<"))
 
     assert answer.status_code == 422
     assert {problem["field"] for problem in answer.json()["error"]["problems"]} >= {"name", "whose", "pictures"}
+
+
+def test_only_the_pictures_are_required(client, services):
+    upload = drop(client, "a.png", "b.png")
+    asked = {"form": {"upload": upload}}
+
+    plan = client.post(f"{V1}/plan", json=asked).json()
+    run = client.post(f"{V1}/runs", json=asked).json()["run"]
+
+    assert not any(problem["blocking"] for problem in plan["problems"])
+    assert (run["name"], run["trigger"]) == (plan["suggested"]["name"], plan["suggested"]["trigger"])
+    assert run["trigger"].isalpha() and run["trigger"].isascii()
+    # Whoever says nothing has promised nothing.
+    assert services.jobs.get(run["id"]).job().whose == "experiment"
+
+
+def test_a_trigger_is_suggested_by_the_name_and_common_words_are_not(client):
+    def trigger(**changes):
+        plan = client.post(f"{V1}/plan", json=form(upload, **changes)).json()
+        return plan["suggested"]["trigger"]
+
+    upload = drop(client, "a.png")
+    assert trigger(name="Tea_Pott", trigger="") == "tea pott"
+    assert trigger(name="Ghibbly", trigger="", goal="style") == "ghibbly style"
+    for name in ("cat", "もも"):
+        assert trigger(name=name, trigger="") not in (name, "") and trigger(name=name, trigger="").isascii()
+    plan = client.post(f"{V1}/plan", json=form(upload, trigger="cat")).json()
+    (said,) = [problem for problem in plan["problems"] if problem["field"] == "trigger"]
+    assert not said["blocking"] and said["suggestion"]
+
+
+def test_a_picture_is_left_out_taken_back_and_given_a_caption(client, services):
+    upload = drop(client, "a.png", "b.png", "c.png")
+
+    client.post(f"{V1}/uploads/{upload}/leave-out", json={"names": ["b.png"]})
+    client.put(f"{V1}/uploads/{upload}/captions/c.png", json={"text": "a <b>red</b> cat\n"})
+    listing = client.get(f"{V1}/uploads/{upload}").json()
+    run = client.post(f"{V1}/runs", json=form(upload)).json()["run"]
+
+    assert [picture["name"] for picture in listing["pictures"]] == ["a.png", "c.png"]
+    assert listing["left_out"] == ["b.png"] and listing["pictures"][1]["caption"] == "a <b>red</b> cat"
+    kept = services.jobs.get(run["id"]).pictures_dir
+    assert sorted(path.name for path in kept.iterdir()) == ["a.png", "c.png", "c.txt"]
+    client.post(f"{V1}/uploads/{upload}/leave-out", json={"names": ["b.png"], "out": False})
+    assert client.get(f"{V1}/uploads/{upload}").json()["total"] == 3
+
+
+def test_all_pictures_of_one_kind_are_left_out_at_once(client):
+    upload = client.post(f"{V1}/uploads").json()["upload"]
+    for name, color in (("a.png", "red"), ("b.png", "red"), ("c.png", "blue")):
+        data = png(color) + name.encode()  # other bytes, the same picture
+        client.post(f"{V1}/uploads/{upload}/pictures", files=[("files", (name, data, "image/png"))])
+
+    assert client.get(f"{V1}/uploads/{upload}").json()["counts"] == {"duplicate": 1}
+    gone = client.post(f"{V1}/uploads/{upload}/leave-out", json={"kind": "duplicate"}).json()
+
+    assert gone["names"] == ["b.png"] and gone["total"] == 2
+    assert client.get(f"{V1}/uploads/{upload}").json()["counts"] == {}
+
+
+def test_a_picture_is_said_to_be_small_for_the_model_that_is_chosen(client):
+    upload = drop(client, "a.png")
+
+    def kinds(side):
+        return client.get(f"{V1}/uploads/{upload}", params={"side": side}).json()["pictures"][0]["kinds"]
+
+    assert kinds(64) == [] and kinds(512) == ["small"]
+
+
+def test_a_long_run_is_sent_thinned_and_its_last_step_whole(client, services):
+    from lora_atelier.events import Appender, Stepped, Validated
+
+    run = services.jobs.create(read_form(form(drop(client, "a.png")), services))
+    log = Appender(run.events_path)
+    for step in range(1, 2001):
+        log.add(Stepped(step=step, steps=2000, loss=float(step % 2), learning_rate=1, seconds_per_step=1,
+                        seconds_left=0))  # fmt: skip
+        if step % 500 == 0:
+            log.add(Validated(step=step, loss=0.5))
+
+    live = client.get(f"{V1}/runs/{run.id}/live").json()
+
+    steps = [event for event in live["events"] if event["kind"] == "stepped"]
+    assert 400 <= len(steps) <= 600 and steps[-1]["step"] == 2000
+    assert len([event for event in live["events"] if event["kind"] == "validated"]) == 4
+    assert all(0 <= event["loss"] <= 1 for event in steps) and abs(steps[5]["loss"] - 0.5) < 0.26
+    assert client.get(f"{V1}/runs/{run.id}/live", params={"since": live["next"]}).json()["events"] == []
 
 
 def test_errors_are_said_in_the_readers_language(services):
@@ -167,12 +254,10 @@ def test_what_does_not_exist_is_a_sentence(client, path):
     answer = client.get(f"{V1}/{path}")
 
     assert 400 <= answer.status_code < 500
-    assert "error" in answer.json() or answer.json() == {"detail": "Not Found"}
+    assert "error" in answer.json() or answer.json()["detail"] in ("Not Found", "Method Not Allowed")
 
 
 def test_only_samples_of_the_run_are_given_out(client, services):
-    from lora_atelier.web.routes import read_form
-
     run = services.jobs.create(read_form(form(drop(client, "a.png")), services))
     run.samples_dir.mkdir()
     (run.samples_dir / "s.png").write_bytes(png())

@@ -7,8 +7,10 @@ from PIL import Image
 from tests.web.conftest import png
 
 from lora_atelier.errors import DataError, message
+from lora_atelier.web import folders
 from lora_atelier.web import uploads as module
-from lora_atelier.web.uploads import PictureFolder, Uploads, plain_file_name
+from lora_atelier.web.folders import PictureFolder
+from lora_atelier.web.uploads import Uploads, plain_file_name
 
 pytestmark = pytest.mark.torchfree
 
@@ -208,7 +210,7 @@ def test_five_thousand_pictures_are_listed_without_looking_into_them(tmp_path, m
     for number in range(5000):
         (source / f"{number:04}.png").write_bytes(b"x")
     looked = []
-    monkeypatch.setattr(module, "_probe", lambda path, refusal: looked.append(path) or module._probed(1, 1))
+    monkeypatch.setattr(folders, "probe", lambda path, refusal: looked.append(path) or folders._probed(1, 1))
     folder = PictureFolder(source, tmp_path / "cache")
 
     listing = folder.listing(100, 60)

@@ -44,14 +44,17 @@ def serve(host: EmbeddedHost, *, port: int, open_browser: bool = True) -> int:
     """Serve the page on this machine's loopback address until Ctrl-C; prints the address first. Returns 0."""
     import uvicorn
 
-    app = make_app(host)
+    offered = _services(host)
+    app = make_app(host, offered)
     address = f"http://127.0.0.1:{port}/"
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
     threading.Thread(target=_announce, args=(server, address, open_browser), daemon=True).start()
     host.catalogue.start_hashing()
+    offered.queue.start()
     try:
         server.run()
     finally:
+        offered.queue.end()
         host.catalogue.stop_hashing()
     return 0
 
@@ -69,14 +72,14 @@ def _announce(server: Any, address: str, open_browser: bool) -> None:
         webbrowser.open(address)
 
 
-def make_app(host: EmbeddedHost) -> Any:
+def make_app(host: EmbeddedHost, offered: Services | None = None) -> Any:
     """The FastAPI application: our routes, our scripts, and the Gradio page at the root."""
     from fastapi import FastAPI
     from fastapi.responses import FileResponse
     from fastapi.staticfiles import StaticFiles
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(router(_services(host)))
+    app.include_router(router(offered or _services(host)))
     app.mount(ASSETS, StaticFiles(directory=_SCRIPTS), name="atelier-scripts")
     app.add_api_route(STYLE, lambda: FileResponse(_STYLE, media_type="text/css"), include_in_schema=False)
     outputs = host.data_dir / "outputs"

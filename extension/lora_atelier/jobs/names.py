@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Collection
@@ -9,6 +10,8 @@ from collections.abc import Collection
 MAX_CHARACTERS = 64
 # A checkpoint's ending and a temporary name are added to it; file systems stop at 255 bytes.
 _MAX_BYTES = 200
+# Syllables of these make words that can be said in most languages.
+_CONSONANTS, _VOWELS = "bdfgjkmnprtvz", "aeiou"
 # Windows keeps these for devices, with any ending and in any case.
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])")
 
@@ -37,6 +40,17 @@ def fresh_name(name: str, taken: Collection[str]) -> str:
         ending = f"-{number}"
         candidate = _cut(name, MAX_CHARACTERS - len(ending)) + ending
     return candidate
+
+
+def rare_word(seed: str) -> str:
+    """A word of three syllables that can be said and means nothing; the same for the same ``seed``."""
+    number = int.from_bytes(hashlib.sha256(seed.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+    word = ""
+    for _ in range(3):
+        number, consonant = divmod(number, len(_CONSONANTS))
+        number, vowel = divmod(number, len(_VOWELS))
+        word += _CONSONANTS[consonant] + _VOWELS[vowel]
+    return word
 
 
 def _allowed(char: str) -> str:

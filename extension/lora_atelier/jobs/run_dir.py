@@ -137,6 +137,30 @@ class RunDir:
     def started_path(self) -> Path:
         return self.path / "started"
 
+    @property
+    def queued_path(self) -> Path:
+        """There as long as the run waits for its turn; holds its place in the queue."""
+        return self.path / "queued"
+
+    @property
+    def paused_path(self) -> Path:
+        """There as long as the run is paused, which holds the queue."""
+        return self.path / "paused"
+
+    @property
+    def sample_now_path(self) -> Path:
+        """Asks the trainer for samples after this step; it removes the file when it begins with them."""
+        return self.path / "sample-now"
+
+    @property
+    def save_now_path(self) -> Path:
+        """Asks the trainer for a checkpoint after this step; it removes the file when it begins with it."""
+        return self.path / "save-now"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        return self.path / "checkpoints"
+
     def job(self) -> Job:
         """What was asked for. Raises JobError or ConfigError."""
         return Job.read(self.job_path)

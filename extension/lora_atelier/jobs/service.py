@@ -14,91 +14,30 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from .. import config_files, engines, events
-from ..config import (
-    GOALS,
-    QUALITIES,
-    DataConfig,
-    ModelConfig,
-    SamplingConfig,
-    SubsetConfig,
-    TrainConfig,
-    recipe,
-    to_kohya,
-    unsupported,
-)
+from ..config import GOALS, QUALITIES, TrainConfig, model_problems, notes, to_kohya, unsupported
 from ..engines.base import Asked
-from ..errors import (
-    AlreadyRunningError,
-    ConfigError,
-    ExtensionError,
-    JobError,
-    ModelError,
-    Problem,
-    problem,
-)
+from ..errors import AlreadyRunningError, ConfigError, ExtensionError, JobError, Problem, problem
 from ..models.detect import ModelInfo, inspect
-from . import estimate, process
+from . import estimate, forms, overlay, process
 from .environment import trainer_python
+from .forms import PICTURE_SUFFIXES as PICTURE_SUFFIXES
+from .forms import WHOSE as WHOSE
+from .forms import JobForm as JobForm
+from .forms import Notice, Proposal
 from .names import fresh_name, safe_name
 from .run_dir import Job, Progress, RunDir
 from .view import RunView, describe
 
-WHOSE = ("mine", "permission", "open-licence", "experiment")
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jxl"})
 # A run in one of these will make, or can still make, a LoRA of its name.
 LIVE = ("waiting", "running", "stopped", "died")
 _CHECKPOINT = re.compile(r"-s\d{6}$")
 # Below this a run would end in the middle with a full disk, whatever it trains.
 _SPARE_BYTES = 50_000_000
-# Showings of pictures to learn from for each showing of a regularisation picture, however many there are of each.
-_SHOWN_PER_REGULARISATION = 1.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobForm:
-    """What a person fills in; ``pictures`` is the folder. ``keep_pictures`` puts a copy into the run's directory."""
-
-    name: str
-    trigger: str
-    goal: str
-    whose: str
-    pictures: Path | None
-    base_model: Path
-    quality: str = "good"
-    keep_pictures: bool = False
-    regularisation: Path | None = None
-    sample_prompts: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Notice:
-    """Something to say about one field of the form; what is ``blocking`` must be put right before a run can start.
-
-    ``suggestion`` is the value that will be used, or could be used, instead.
-    """
-
-    problem: Problem
-    blocking: bool = True
-    suggestion: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proposal:
-    """What would be done with a form: its plan, the settings, and everything to say about it."""
-
-    name: str
-    pictures: int
-    info: ModelInfo | None = None
-    config: TrainConfig | None = None
-    plan: estimate.Plan | None = None
-    notices: tuple[Notice, ...] = ()
-
-    def blocking(self) -> tuple[Problem, ...]:
-        return tuple(notice.problem for notice in self.notices if notice.blocking)
+# What the checks of the form's own fields say better.
+_SAID_BY_THE_FORM = ("data.datasets.0.subsets.0.image_dir", "output.name", "output.folder", "model.base_model")
 
 
 class Jobs:
@@ -119,18 +58,42 @@ class Jobs:
         """What would be done with ``form``, and every problem it has; nothing is written but a probe of the folder."""
         notices: list[Notice] = []
         name = self._name(form, notices)
-        _check_words(form, notices)
-        pictures = _count(form.pictures, notices)
-        info = _inspect(form.base_model, notices)
-        config = plan = None
+        forms.check_words(form, notices)
+        pictures = forms.count(form.pictures, notices, form.left_out)
+        info = forms.look_at_model(form.base_model, notices)
+        plain = config = plan = None
         if info is not None and form.goal in GOALS and form.quality in QUALITIES:
             device = estimate.device()
-            config = _settings(form, name, info, pictures, self.lora_dir, device)
+            plain = forms.settings(form, name, info, pictures, self.lora_dir, device)
+            config, wrong = overlay.changed(plain, form.changes)
+            notices += [Notice(each) for each in wrong]
             plan = estimate.estimate(config, info, pictures=pictures, rates=self.rates, device=device)
             self._check_room(plan, notices)
-            notices += [Notice(p) for p in config.problems() if not p.field.startswith("data") and name]
+            self._check_settings(form, config, info, notices)
         self._check_folder(notices)
-        return Proposal(name=name, pictures=pictures, info=info, config=config, plan=plan, notices=tuple(notices))
+        return Proposal(
+            name=name,
+            pictures=pictures,
+            info=info,
+            recipe=plain,
+            config=config,
+            plan=plan,
+            notices=tuple(notices),
+        )
+
+    def _check_settings(self, form: JobForm, config: TrainConfig, info: ModelInfo, notices: list[Notice]) -> None:
+        """Note what is wrong with the settings themselves, on this model and this engine, and what is unusual."""
+        wrong = [
+            *config.problems(),
+            *self._against(config, form.engine, info.family, form.checkout),
+            *model_problems(config, family=info.family, prediction_type=info.prediction_type),
+        ]
+        said: list[Notice] = [Notice(each) for each in wrong if each.field not in _SAID_BY_THE_FORM]
+        if form.engine == "native" and form.changes:
+            said += [Notice(each, blocking=False) for each in notes(config)]
+        for notice in said:
+            placed = Problem(overlay.place_of(notice.problem.field), notice.problem.message)
+            notices.append(dataclasses.replace(notice, problem=placed))
 
     def _name(self, form: JobForm, notices: list[Notice]) -> str:
         safe = safe_name(form.name)
@@ -209,10 +172,10 @@ class Jobs:
             raise ConfigError.from_problems(proposal.blocking())
         config, source = proposal.config, form.pictures
         with self._new_run(proposal.name) as run:
-            if form.keep_pictures:
-                _copy_pictures(form.pictures, run.pictures_dir)
+            if form.keep_pictures or form.left_out or form.captions:
+                forms.copy_pictures(form, run.pictures_dir)
                 source = run.pictures_dir
-            config = _with_pictures(config, form, source)
+            config = forms.moved(config, source)
             config_files.write(config, run.path)
             # The last file to be written: a directory without it is no run.
             Job(
@@ -227,6 +190,8 @@ class Jobs:
                 created=time.time(),
                 quality=form.quality,
                 family=proposal.info.family,
+                engine=form.engine,
+                checkout=str(form.checkout.resolve()) if form.checkout is not None else "",
                 plan=proposal.plan.to_table() if proposal.plan else {},
             ).write(run.job_path)
         return run
@@ -253,7 +218,7 @@ class Jobs:
         if problems:
             raise ConfigError.from_problems(problems)
         subsets = [subset for dataset in config.data.datasets for subset in dataset.subsets if not subset.is_reg]
-        pictures = sum(_count(Path(subset.image_dir), []) for subset in subsets)
+        pictures = sum(forms.count(Path(subset.image_dir), []) for subset in subsets)
         if plan is None:
             plan = estimate.estimate(config, info, pictures=pictures, rates=self.rates, device=estimate.device())
         with self._new_run(name) as run:
@@ -307,8 +272,7 @@ class Jobs:
         """Make a run and start it. Raises AlreadyRunningError before anything is made if another one is going on."""
         with self._lock:
             self._refuse_second(None)
-            if self._command is None:
-                trainer_python()
+            self.require_trainer()
             run = self.create(form)
             try:
                 self.start(run)
@@ -326,11 +290,40 @@ class Jobs:
 
     def resume(self, run: RunDir) -> None:
         """Let a run that was stopped, failed or died go on from its last complete state. Raises JobError."""
+        self.require_resumable(run)
+        self.start(run)
+
+    def require_resumable(self, run: RunDir) -> None:
+        """Raise JobError unless a run can be started or go on."""
         view = self.view(run)
         if view.status == "finished":
             raise JobError("“{name}” is finished; there is nothing to resume.", name=view.job.name if view.job else "")
         run.job()  # says so if it can't be read
-        self.start(run)
+
+    def require_trainer(self) -> None:
+        """Raise JobError if there is no environment to train in."""
+        if self._command is None:
+            trainer_python()
+
+    def running(self) -> RunView | None:
+        """The run that is going on, if there is one."""
+        return next((view for view in self.list() if view.status == "running"), None)
+
+    def delete(self, run: RunDir) -> None:
+        """Remove a run's directory with its log, samples, states and checkpoints; its LoRA stays. Raises JobError."""
+        if self.view(run).status == "running":
+            raise JobError("This training is running; stop it before you remove it.")
+        with self._lock:
+            self._progress.pop(run.path, None)
+        try:
+            shutil.rmtree(run.path)
+        except OSError as error:
+            raise JobError(
+                "The training could not be removed.",
+                why="{reason}.",
+                todo="Close programs that have its files open, then try again.",
+                reason=error.strerror or str(error),
+            ) from error
 
     def stop(self, run: RunDir) -> None:
         """Ask a run to keep its state and end. Raises JobError if it is not running or can't be told."""
@@ -344,6 +337,28 @@ class Jobs:
                 "The training could not be told to stop.",
                 why="{reason}.",
                 todo="Make room on the disk, then press Stop again.",
+                reason=error.strerror or str(error),
+            ) from error
+
+    def ask_sample(self, run: RunDir) -> None:
+        """Ask a running run to draw its samples after this step. Raises JobError."""
+        self._ask(run, run.sample_now_path)
+
+    def ask_save(self, run: RunDir) -> None:
+        """Ask a running run to keep a checkpoint after this step. Raises JobError."""
+        self._ask(run, run.save_now_path)
+
+    def _ask(self, run: RunDir, file: Path) -> None:
+        view = self.view(run)
+        if view.status != "running":
+            raise JobError("This training is not running.")
+        try:
+            file.write_text("now\n", encoding="ascii")
+        except OSError as error:
+            raise JobError(
+                "The training could not be asked.",
+                why="{reason}.",
+                todo="Make room on the disk, then try again.",
                 reason=error.strerror or str(error),
             ) from error
 
@@ -425,127 +440,5 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def count_pictures(folder: Path) -> int:
-    """How many picture files lie in ``folder``, or else in kohya's numbered folders (``10_momo``) inside it.
-
-    Told by their endings alone. Raises OSError.
-    """
-    with os.scandir(folder) as entries:
-        listed = list(entries)
-    count = sum(Path(entry.name).suffix.lower() in PICTURE_SUFFIXES for entry in listed)
-    numbered = [Path(entry.path) for entry in listed if entry.is_dir() and re.fullmatch(r"\d+_.+", entry.name)]
-    return count or sum(count_pictures(each) for each in numbered)
-
-
 def _run_id(name: str) -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}-{name}"
-
-
-def _check_words(form: JobForm, notices: list[Notice]) -> None:
-    trigger = form.trigger.strip()
-    if not trigger:
-        notices.append(
-            Notice(problem("trigger", "There is no trigger word. Give a word that will call it in a prompt."))
-        )
-    elif len(trigger) > 100 or re.search(r"[<>\n\r]", trigger):
-        notices.append(Notice(problem("trigger", "The trigger word may have up to 100 characters and no “<” or “>”.")))
-    if form.goal not in GOALS:
-        notices.append(Notice(problem("goal", "Say what is to be learned: a character, a style or an object.")))
-    if form.quality not in QUALITIES:
-        notices.append(Notice(problem("quality", "Choose how good it is to become: draft, good or best.")))
-    if form.whose not in WHOSE:
-        notices.append(Notice(problem("whose", "Say whose pictures these are.")))
-
-
-def _count(folder: Path | None, notices: list[Notice]) -> int:
-    try:
-        count = count_pictures(folder) if folder is not None else 0
-    except OSError as error:
-        said = problem(
-            "pictures",
-            "The folder {folder} can't be read ({reason}). Choose another one.",
-            folder=str(folder),
-            reason=error.strerror or str(error),
-        )
-        notices.append(Notice(said))
-        return 0
-    if count == 0:
-        notices.append(Notice(problem("pictures", "There are no pictures. Drop some pictures or choose a folder.")))
-    elif count == 1:
-        notices.append(
-            Notice(
-                problem("pictures", "One picture is very little: it will be copied rather than learned. Use 10 to 30."),
-                blocking=False,
-            )
-        )
-    return count
-
-
-def _inspect(base_model: Path, notices: list[Notice]) -> ModelInfo | None:
-    try:
-        return inspect(base_model)
-    except ModelError as error:
-        notices.append(Notice(Problem("base_model", error.what), blocking=True))
-        notices += [Notice(Problem("base_model", part)) for part in (error.why, error.todo) if part]
-        return None
-
-
-def _settings(form: JobForm, name: str, info: ModelInfo, pictures: int, lora_dir: Path, device: str) -> TrainConfig:
-    config = recipe(goal=form.goal, family=info.family, num_images=pictures, quality=form.quality)
-    dataset = dataclasses.replace(
-        config.data.datasets[0],
-        resolution=(info.resolution, info.resolution),
-        min_bucket_reso=max(64, info.resolution // 2),
-        max_bucket_reso=info.resolution * 2,
-    )
-    schedule = config.schedule
-    if device == "gpu" and info.family != "toy":
-        schedule = dataclasses.replace(schedule, mixed_precision="bf16", gradient_checkpointing=info.family == "sdxl")
-    validation = config.validation if pictures >= 5 else dataclasses.replace(config.validation, split=0.0)
-    return dataclasses.replace(
-        config,
-        model=ModelConfig(
-            base_model=str(form.base_model),
-            v2=info.family == "sd2",
-            v_parameterization=info.prediction_type == "v_prediction",
-        ),
-        output=dataclasses.replace(config.output, folder=str(lora_dir), name=name or "lora"),
-        schedule=schedule,
-        validation=validation,
-        sampling=SamplingConfig(prompts=_sample_prompts(form, info)),
-        data=DataConfig(datasets=(dataset,)),
-    )
-
-
-def _with_pictures(config: TrainConfig, form: JobForm, source: Path) -> TrainConfig:
-    own = SubsetConfig(image_dir=str(source), class_tokens=form.trigger.strip())
-    subsets = [own]
-    if form.regularisation is not None:
-        pictures, others = _count(source, []), _count(form.regularisation, [])
-        repeats = max(1, round(_SHOWN_PER_REGULARISATION * others / max(1, pictures)))
-        subsets = [
-            dataclasses.replace(own, num_repeats=repeats),
-            SubsetConfig(image_dir=str(form.regularisation), is_reg=True),
-        ]
-    dataset = dataclasses.replace(config.data.datasets[0], subsets=tuple(subsets))
-    return dataclasses.replace(config, data=DataConfig(datasets=(dataset,)))
-
-
-def _sample_prompts(form: JobForm, info: ModelInfo) -> tuple[str, ...]:
-    side = info.resolution
-    scale = 3 if info.family == "toy" else 7
-    prompts = form.sample_prompts or (form.trigger.strip(),)
-    return tuple(f"{text} --w {side} --h {side} --d 1 --s 20 --l {scale}" for text in prompts if text)
-
-
-def _copy_pictures(source: Path, target: Path) -> None:
-    """Put the pictures and captions of ``source`` into ``target``: as second names of the same files where the disk
-    allows it, so that 5 000 pictures cost nothing, else as copies."""
-    target.mkdir()
-    with os.scandir(source) as entries:
-        files = [Path(entry.path) for entry in entries if entry.is_file() and not entry.name.startswith(".")]
-    for file in files:
-        try:
-            os.link(file, target / file.name)
-        except OSError:
-            shutil.copy2(file, target / file.name)

@@ -18,7 +18,8 @@ class RunView:
 
     ``stage`` is "starting", one of the trainer's preparations, of which ``stage_done`` of ``stage_total`` is done, or
     "training"; empty when the run does not run. ``best`` is the adapter file of the step ``best_step``, which has the
-    lowest loss on held-out pictures so far; ``is_best_last`` says whether no later one was measured.
+    lowest loss on held-out pictures so far; ``is_best_last`` says whether no later one was measured. A run that is
+    ``queued`` waits for its turn; one that is ``paused`` was stopped to go on later, and the queue waits for it.
     """
 
     run: RunDir
@@ -36,6 +37,11 @@ class RunView:
     best_step: int = 0
     best_loss: float | None = None
     is_best_last: bool = False
+    queued: bool = False
+    paused: bool = False
+    peak_memory_bytes: int = 0
+    seconds_per_step: float | None = None
+    device: str = ""
     error: ExtensionError | None = None
 
 
@@ -71,6 +77,11 @@ def describe(run: RunDir, job: Job, progress: Progress, status: Status) -> RunVi
         best_step=best.step if best else 0,
         best_loss=best.loss if best else None,
         is_best_last=best is not None and (measured is None or measured.step <= best.step),
+        queued=run.queued_path.exists(),
+        paused=status != "finished" and run.paused_path.exists(),
+        peak_memory_bytes=stepped.peak_memory_bytes if stepped else 0,
+        seconds_per_step=stepped.seconds_per_step if stepped else None,
+        device=started.device if started else "",
         error=error,
     )
 

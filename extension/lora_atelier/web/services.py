@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..hosts.base import Host
+from ..jobs.queue import Queue
 from ..jobs.service import Jobs
 from ..loader.catalogue import Catalogue
 from ..models.detect import ModelInfo
@@ -27,7 +28,12 @@ class Services:
     catalogue: Catalogue
     base_models: Callable[[], Sequence[ModelInfo]]
     access: Access = field(default_factory=Access)
+    queue: Queue = field(default=None)  # type: ignore[assignment]  # made of ``jobs`` where none is given
     regularisation: Callable[[ModelInfo], Path | None] = lambda info: None
+
+    def __post_init__(self) -> None:
+        if self.queue is None:
+            object.__setattr__(self, "queue", Queue(self.jobs))
 
 
 def services(

@@ -1,67 +1,38 @@
-"""Folders of pictures as the page shows them: dropped files, zip archives, or a folder of this machine.
-
-What a picture is (size, caption, problems) is found out when it is shown and kept beside it, so that a folder of
-5 000 pictures opens at once. Thumbnails are made when they are asked for.
-"""
+"""What pages send: dropped files, zip archives, or the path of a folder of this machine. Each is a folder to show."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
-import json
 import os
 import re
 import shutil
 import threading
 import unicodedata
 import uuid
-import warnings
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
-
 from .. import atomic
-from ..datasets.captions import decode, read_caption
-from ..errors import DataError, ExtensionError, Message, message
+from ..datasets.captions import decode
+from ..errors import DataError, Message, message
+from ..jobs.forms import PICTURE_SUFFIXES
 from ..jobs.names import fresh_name
-from ..jobs.service import PICTURE_SUFFIXES, free_bytes
+from ..jobs.service import free_bytes
+from .folders import Issue, Picture, PictureFolder, Refusal, is_picture_name, probe
 
-THUMBNAIL_SIDE = 256
 MAX_FILE_BYTES = 200_000_000
 MAX_ARCHIVE_BYTES = 20_000_000_000
 MAX_ARCHIVE_FILES = 50_000
 _CAPTION_SUFFIXES = (".txt", ".caption")
 _CAPTION_BYTES = 64_000
-_SPARE_BYTES = 100_000_000
+# What an upload must leave free: the training itself, and the person's other programs, need room as well.
+_SPARE_BYTES = 2_000_000_000
 _WINDOWS_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?")
-
-# Says why a picture may not be used (a mark in the file that forbids it), or None.
-Refusal = Callable[[Path], Message | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """One picture; a ``refused`` one will not be trained on, and ``problems`` say why."""
-
-    name: str
-    width: int = 0
-    height: int = 0
-    caption: str = ""
-    problems: tuple[Message, ...] = ()
-    refused: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """A part of a folder's pictures, in the order of their names; ``total`` counts all of them."""
-
-    total: int
-    start: int
-    pictures: tuple[Picture, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,98 +42,6 @@ class Received:
     pictures: tuple[Picture, ...] = ()
     problems: tuple[Message, ...] = ()
     captions: int = 0
-
-
-class PictureFolder:
-    """The pictures in ``source``; what is known of them and their thumbnails lie in ``cache``."""
-
-    def __init__(self, source: Path, cache: Path, refusal: Refusal | None = None) -> None:
-        self.source = source
-        self.cache = cache
-        self._refusal = refusal
-        self._known: dict[str, dict[str, Any]] | None = None
-        self._lock = threading.RLock()
-
-    def names(self) -> list[str]:
-        """Names of the picture files. Raises DataError if the folder can't be read."""
-        try:
-            with os.scandir(self.source) as entries:
-                names = [e.name for e in entries if _is_picture_name(e.name) and not e.name.startswith(".")]
-        except OSError as error:
-            raise _unreadable(self.source, error) from error
-        return sorted(names)
-
-    def listing(self, start: int = 0, count: int = 60) -> Listing:
-        """The pictures from ``start`` on, at most ``count``. Raises DataError."""
-        names = self.names()
-        start = max(0, start)
-        chosen = names[start : start + max(0, min(count, 500))]
-        return Listing(total=len(names), start=start, pictures=tuple(self.picture(name) for name in chosen))
-
-    def picture(self, name: str) -> Picture:
-        """What is known of one picture; looked into only when it is new or has changed."""
-        path = self.path(name)
-        stat = path.stat()
-        mark = [stat.st_size, stat.st_mtime_ns]
-        with self._lock:
-            known = self._load().get(name)
-        if known is None or known.get("mark") != mark:
-            probed = _probe(path, self._refusal)
-            known = {"mark": mark, **probed}
-            self._remember(name, known)
-        return Picture(
-            name=name,
-            width=known["width"],
-            height=known["height"],
-            caption=read_caption(path, ".txt") or "",
-            problems=tuple(Message.from_json(said) for said in known["problems"]),
-            refused=known["refused"],
-        )
-
-    def path(self, name: str) -> Path:
-        """The file of one picture. Raises DataError unless it is one plain name of a file in this folder."""
-        path = self.source / name
-        if Path(name).name != name or name in ("", ".", "..") or "\\" in name or not path.is_file():
-            raise DataError("There is no picture “{name}”.", todo="Reload the page.", name=name)
-        return path
-
-    def thumbnail(self, name: str) -> Path:
-        """A JPEG of at most 256 × 256 pixels, made now or taken from before. Raises DataError."""
-        path = self.path(name)
-        stat = path.stat()
-        key = hashlib.sha256(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode("utf-8", "surrogatepass"))
-        thumbnail = self.cache / "thumbnails" / f"{key.hexdigest()[:24]}.jpg"
-        if not thumbnail.exists():
-            try:
-                atomic.write_with(thumbnail, lambda file: _make_thumbnail(path, file))
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                raise _broken(name) from error
-        return thumbnail
-
-    def _load(self) -> dict[str, dict[str, Any]]:
-        if self._known is None:
-            self._known = {}
-            try:
-                lines = (self.cache / "index.jsonl").read_text(encoding="utf-8").splitlines()
-            except OSError:
-                lines = []
-            for line in lines:
-                try:
-                    entry = json.loads(line)
-                    self._known[entry.pop("name")] = entry
-                except (ValueError, KeyError, AttributeError):
-                    continue
-        return self._known
-
-    def _remember(self, name: str, entry: dict[str, Any]) -> None:
-        with self._lock:
-            self._load()[name] = entry
-            try:
-                self.cache.mkdir(parents=True, exist_ok=True)
-                with (self.cache / "index.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"name": name, **entry}) + "\n")
-            except OSError:
-                return  # a full disk costs only looking again
 
 
 @dataclass
@@ -225,7 +104,7 @@ class Uploads:
         folder = self._own(upload)
         path = folder.path(name)
         path.unlink()
-        if not any(_is_picture_name(other.name) for other in path.parent.glob(_glob_escape(path.stem) + ".*")):
+        if not any(is_picture_name(other.name) for other in path.parent.glob(_glob_escape(path.stem) + ".*")):
             path.with_suffix(".txt").unlink(missing_ok=True)
 
     def receive(self, upload: str, filename: str, stream: IO[bytes]) -> Received:
@@ -237,8 +116,7 @@ class Uploads:
         name = plain_file_name(filename)
         suffix = Path(name).suffix.lower()
         try:
-            if free_bytes(self.folder) < _SPARE_BYTES:
-                raise OSError(28, "No space left on device")
+            _require_room(self.folder, stream)
             if suffix == ".zip":
                 return self._archive(folder, name, stream)
             if suffix in _CAPTION_SUFFIXES:
@@ -275,6 +153,19 @@ class Uploads:
         return folder
 
 
+def _require_room(folder: Path, stream: IO[bytes]) -> None:
+    """Raise OSError if keeping the file would leave too little on the disk."""
+    here = stream.tell()
+    size = stream.seek(0, os.SEEK_END) - here
+    stream.seek(here)
+    _require_free(folder, size)
+
+
+def _require_free(folder: Path, size: int) -> None:
+    if free_bytes(folder) - size < _SPARE_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def plain_file_name(filename: str) -> str:
     """The last part of a path that a browser or an archive names, made fit for every file system."""
     name = unicodedata.normalize("NFC", filename.replace("\\", "/").rsplit("/", 1)[-1])
@@ -296,14 +187,15 @@ def _take_picture(folder: PictureFolder, name: str, stream: IO[bytes]) -> Receiv
         size, digest = _copy(stream, temporary)
         if size > MAX_FILE_BYTES:
             said = message("It is larger than {limit} MB; it was left out.", limit=MAX_FILE_BYTES // 1_000_000)
-            return Received(pictures=(Picture(name=name, problems=(said,), refused=True),))
-        probed = _probe(temporary, None)
+            return Received(pictures=(Picture(name=name, issues=(Issue("large", said),), refused=True),))
+        probed = probe(temporary, None)
         if probed["refused"]:
-            problems = tuple(Message.from_json(said) for said in probed["problems"])
-            return Received(pictures=(Picture(name=name, problems=problems, refused=True),))
+            issues = tuple(Issue(each["kind"], Message.from_json(each["said"])) for each in probed["issues"])
+            return Received(pictures=(Picture(name=name, issues=issues, refused=True),))
         target = folder.source / name
         if target.exists():
             if _digest(target) == digest:
+                folder.leave_out([name], out=False)  # whoever drops it again wants it
                 return Received(pictures=(folder.picture(name),))
             target = folder.source / _fresh_file(folder.source, name)
         atomic.replace(temporary, target)
@@ -325,9 +217,10 @@ def _take_members(folder: PictureFolder, archive: zipfile.ZipFile) -> Iterator[R
     if len(members) > MAX_ARCHIVE_FILES or sum(m.file_size for m in members) > MAX_ARCHIVE_BYTES:
         yield Received(problems=(message("The archive holds too much; unpack it and choose the folder."),))
         return
+    _require_free(folder.source, sum(m.file_size for m in members))
     # Two folders of an archive may hold the same name: a picture that was renamed takes its caption along.
     renamed: dict[PurePosixPath, str] = {}
-    pictures = [m for m in members if _is_picture_name(m.filename)]
+    pictures = [m for m in members if is_picture_name(m.filename)]
     for member in pictures:
         with archive.open(member) as stream:
             received = _take_picture(folder, plain_file_name(member.filename), stream)
@@ -344,7 +237,7 @@ def _take_members(folder: PictureFolder, archive: zipfile.ZipFile) -> Iterator[R
 def _is_wanted(filename: str) -> bool:
     path = PurePosixPath(filename.replace("\\", "/"))
     hidden = "__MACOSX" in path.parts or path.name.startswith(".")
-    return not hidden and (_is_picture_name(path.name) or path.suffix.lower() in _CAPTION_SUFFIXES)
+    return not hidden and (is_picture_name(path.name) or path.suffix.lower() in _CAPTION_SUFFIXES)
 
 
 def _join(parts: Iterator[Received]) -> Received:
@@ -384,72 +277,8 @@ def _fresh_file(folder: Path, name: str) -> str:
     return fresh_name(Path(name).stem[:60], taken) + Path(name).suffix
 
 
-def _is_picture_name(name: str) -> bool:
-    return Path(name).suffix.lower() in PICTURE_SUFFIXES
-
-
 def _glob_escape(text: str) -> str:
     return re.sub(r"([*?\[])", r"[\1]", text)
-
-
-# ----------------------------------------------------------------------------------------------- looking
-
-
-def _probe(path: Path, refusal: Refusal | None) -> dict[str, Any]:
-    """Size, problems and whether the picture can be used, as plain JSON; all pixels are read once."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large pictures; we name those that are too large
-            with Image.open(path) as image:
-                image.load()
-                width, height = ImageOps.exif_transpose(image).size
-                frames = getattr(image, "n_frames", 1)
-    except Image.DecompressionBombError:
-        return _probed(0, 0, message("It has too many pixels; make it smaller."), refused=True)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError):
-        return _probed(0, 0, message("It can't be read as a picture; it is left out."), refused=True)
-    try:
-        said = refusal(path) if refusal is not None else None
-    except ExtensionError as error:
-        said = error.what
-    if said:
-        return _probed(width, height, said, refused=True)
-    if frames > 1:
-        return _probed(width, height, message("It is animated; only its first picture is used."))
-    if min(width, height) < 64:
-        return _probed(width, height, message("It is very small; a larger picture teaches more."))
-    return _probed(width, height)
-
-
-def _probed(width: int, height: int, *problems: Message, refused: bool = False) -> dict[str, Any]:
-    return {"width": width, "height": height, "problems": [asdict(said) for said in problems], "refused": refused}
-
-
-def _make_thumbnail(source: Path, target: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(source) as image:
-            image.draft("RGB", (THUMBNAIL_SIDE * 2, THUMBNAIL_SIDE * 2))  # JPEGs: decode no more than is needed
-            upright = ImageOps.exif_transpose(image)
-            upright.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-            rgba = upright.convert("RGBA")
-    flat = Image.new("RGB", rgba.size, "white")
-    flat.paste(rgba, mask=rgba.getchannel("A"))
-    flat.save(target, "JPEG", quality=85)
-
-
-def _broken(name: str) -> DataError:
-    return DataError("“{name}” can't be read as a picture.", todo="Save it again as PNG or JPEG.", name=name)
-
-
-def _unreadable(folder: Path, error: OSError) -> DataError:
-    return DataError(
-        "The folder {folder} can't be read.",
-        why="{reason}.",
-        todo="Check that it is there and may be read.",
-        folder=str(folder),
-        reason=error.strerror or str(error),
-    )
 
 
 def _unwritable(folder: Path, error: OSError) -> DataError:

@@ -1,0 +1,63 @@
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageFilter
+
+from lora_atelier.datasets.looks import BLURRED, look, near_duplicates
+
+pytestmark = pytest.mark.torchfree
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PHOTOGRAPHS = sorted((EXAMPLES / "photographs").glob("*.jpg"))
+
+
+def opened(path):
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def saved(image, **options):
+    data = io.BytesIO()
+    image.save(data, "JPEG", **options)
+    return Image.open(data)
+
+
+@pytest.mark.parametrize("path", PHOTOGRAPHS, ids=lambda path: path.stem)
+def test_a_sharp_photograph_is_not_blurred_and_one_out_of_focus_is(path):
+    sharp = opened(path)
+    soft = sharp.filter(ImageFilter.GaussianBlur(max(sharp.size) / 512 * 4))
+
+    assert look(sharp).detail > BLURRED
+    assert look(soft).detail < BLURRED
+
+
+def test_flat_drawings_are_not_blurred():
+    for path in (EXAMPLES / "figure").glob("*.png"):
+        assert look(opened(path)).detail > BLURRED
+    assert look(Image.new("RGB", (300, 200), "teal")).detail > BLURRED
+
+
+@pytest.mark.parametrize("path", PHOTOGRAPHS, ids=lambda path: path.stem)
+def test_the_same_picture_smaller_and_saved_again_is_a_near_duplicate(path):
+    image = opened(path)
+    again = saved(image.resize((image.width * 2 // 3, image.height * 2 // 3)), quality=60)
+    others = {other.name: look(opened(other)).print for other in PHOTOGRAPHS}
+
+    assert near_duplicates({**others, "again": look(again).print}) == {"again": path.name}
+
+
+def test_pictures_of_one_figure_are_no_duplicates_of_each_other():
+    prints = {path.name: look(opened(path)).print for path in sorted((EXAMPLES / "figure").glob("*.png"))}
+
+    assert near_duplicates(prints) == {}
+
+
+def test_what_is_no_fingerprint_is_like_nothing():
+    assert near_duplicates({"a": "zz", "b": "", "c": "00"}) == {}
+
+
+def test_transparency_counts_as_white():
+    clear = Image.new("RGBA", (50, 50), (0, 0, 0, 0))
+
+    assert look(clear).print == look(Image.new("RGB", (50, 50), "white")).print
