@@ -53,6 +53,9 @@ class BothAtOnce:
     def batch(self, number):
         return [Place(0), Place(1)]
 
+    def multiplier(self, number):
+        return 1.0
+
 
 def configured(case):
     """The case's options of kohya's as our configuration."""

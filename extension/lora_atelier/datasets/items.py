@@ -40,6 +40,7 @@ class Item:
     alpha_mask: bool = False
     random_crop: bool = False
     color_aug: bool = False
+    diff_output_preservation: bool = False
     resize_interpolation: str = ""
     bucket: Size | None = None
 
@@ -303,6 +304,7 @@ class _Reader:
             alpha_mask=bool(getattr(subset, "alpha_mask", False)),
             random_crop=bool(getattr(subset, "random_crop", False)),
             color_aug=bool(getattr(subset, "color_aug", False)),
+            diff_output_preservation=subset.diff_output_preservation,
             resize_interpolation=getattr(subset, "resize_interpolation", "") or "",
             bucket=bucket,
         )

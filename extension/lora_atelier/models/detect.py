@@ -25,7 +25,7 @@ FAMILY_NAMES: Mapping[str, str] = {
     "sdxl": "Stable Diffusion XL",
 }
 # These formats are Python pickles: opening one can run any program.
-_PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
+PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
 _UNET = "model.diffusion_model."
 _RESOLUTIONS = {"sd1": 512, "sd2": 512, "sdxl": 1024}
 
@@ -83,7 +83,7 @@ def _broken(path: Path, reason: str) -> ModelError:
 
 
 def _refuse_pickle(path: Path) -> None:
-    if path.suffix.lower() in _PICKLES:
+    if path.suffix.lower() in PICKLES:
         raise ModelError(
             "{name} was not opened.",
             why="{suffix} files are Python pickles, which can run any program when they are opened.",
@@ -159,7 +159,7 @@ def weights_files(part: Path) -> list[Path]:
             index = read_json(part / f"{stem}.safetensors.index{variant}.json")
             if index:
                 return sorted({part / str(name) for name in index.get("weight_map", {}).values()})
-    if any(file.suffix in _PICKLES for file in part.glob("*")):
+    if any(file.suffix in PICKLES for file in part.glob("*")):
         raise ModelError(
             "The weights in {path} were not opened.",
             why="They are Python pickles, which can run any program when they are opened.",

@@ -152,16 +152,16 @@ def _load(
 ) -> Model:
     loaded = Model(info, source.scheduler_config())
     if "unet" in parts:
-        loaded.unet = _fill(empty_unet(source.config("unet")), source, "unet", dtype, device)
+        loaded.unet = fill(empty_unet(source.config("unet")), source, "unet", dtype, device)
     if "vae" in parts:
         config = source.config("vae")
         vae_dtype = torch.float32 if dtype == torch.float16 and config.get("force_upcast") else dtype
-        loaded.vae = _fill(empty_vae(config), source, "vae", vae_dtype, device)
+        loaded.vae = fill(empty_vae(config), source, "vae", vae_dtype, device)
     if "te" in parts:
         names, encoders = _encoder_names(info), []
         for name in names:
             text_encoder = empty_text_encoder(source.config(name), with_projection=name == "text_encoder_2")
-            encoders.append(_fill(text_encoder, source, name, dtype, device))
+            encoders.append(fill(text_encoder, source, name, dtype, device))
         loaded.text_encoders = tuple(encoders)
         loaded.tokenizers = tuple(source.tokenizer(name) for name in names)
     return loaded
@@ -215,7 +215,20 @@ def _on_meta(build: Callable[[], nn.Module]) -> nn.Module:
         return build().eval().requires_grad_(False)
 
 
-def _fill(module: nn.Module, source: ModelSource, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+def empty(info: ModelInfo) -> Model:
+    """Return U-Net and text encoders of a model without their numbers, on the meta device. Raises ModelError."""
+    try:
+        with open_source(info) as source:
+            names = _encoder_names(info)
+            encoders = (
+                empty_text_encoder(source.config(name), with_projection=name == "text_encoder_2") for name in names
+            )
+            return Model(info, {}, unet=empty_unet(source.config("unet")), text_encoders=tuple(encoders))
+    except (OSError, BrokenFileError) as error:
+        raise ModelError("{path} can't be read.", why="{error}.", path=str(info.path), error=str(error)) from error
+
+
+def fill(module: nn.Module, source: ModelSource, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """Put every parameter of a module on meta into place, one by one. Raises ModelError for missing or odd weights."""
     missing = []
     for owner_path, owner in module.named_modules():

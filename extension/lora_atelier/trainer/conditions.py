@@ -29,6 +29,25 @@ def to_pixels(picture: Image.Image) -> Tensor:
     return torch.from_numpy(values).permute(2, 0, 1)[None] / 127.5 - 1
 
 
+@torch.no_grad()
+def encoded(model: Model, picture: Image.Image, *, mirrored: bool) -> Tensor:
+    """The posterior (2, 4, h, w) of a picture that is cut to its bucket, float32, on the CPU.
+
+    Raises ModelError if the VAE gives no numbers.
+    """
+    if mirrored:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    mean, std = model.encode_images(to_pixels(picture))
+    made = torch.cat([mean, std]).to("cpu", torch.float32)
+    if not made.isfinite().all():
+        raise ModelError(
+            "The VAE of the base model makes no numbers of a picture.",
+            why="They overflow in this precision.",
+            todo="Set no_half_vae, or choose another precision.",
+        )
+    return made
+
+
 def cut_name(framing: Framing, interpolation: str = "") -> str:
     """What stands in the name of a kept file for the size and the cut of its picture."""
     (width, height), whole = framing.bucket, framing.resized
@@ -62,17 +81,7 @@ class Latents:
         interpolation: str = "",
     ) -> Tensor:
         """Encode a picture that is cut to its bucket, and keep it. Raises ModelError if the VAE gives no numbers."""
-        if mirrored:
-            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        with torch.no_grad():
-            mean, std = model.encode_images(to_pixels(picture))
-        made = torch.cat([mean, std]).to("cpu", torch.float32)
-        if not made.isfinite().all():
-            raise ModelError(
-                "The VAE of the base model makes no numbers of a picture.",
-                why="They overflow in this precision.",
-                todo="Set no_half_vae, or choose another precision.",
-            )
+        made = encoded(model, picture, mirrored=mirrored)
         self.kept.write(self._name(sha256, mirrored, framing, interpolation), {"posterior": made})
         return made
 

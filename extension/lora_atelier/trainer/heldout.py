@@ -8,7 +8,6 @@ import torch
 
 from ..events import Validated
 from . import noise
-from .batches import Place
 from .trainee import Batch, Example, Trainee, stacked_masks
 
 
@@ -27,7 +26,7 @@ def heldout_loss(trainee: Trainee, examples: Sequence[Example], *, seed: int, ti
             timesteps=ladder,
             captions=[example.caption] * timesteps,
             size=example.size,
-            masks=stacked_masks([example] * timesteps, [Place(0)] * timesteps),
+            masks=stacked_masks([example.loss_mask] * timesteps, noises),
         )
         with trainee.arrived():
             total += float(trainee.loss_per_picture(batch).mean())

@@ -128,8 +128,14 @@ class Loop:
         """The pictures at ``places`` with all that is drawn for batch ``number``."""
         loss, seed = self.config.loss, self.config.schedule.seed
         examples = [self.examples[place.index] for place in places]
-        latents = torch.stack([self._latents(place, number, at) for at, place in enumerate(places)])
+        seen_pictures = [
+            example.seen(noise.rng(seed, "fresh", number, at), place.mirrored)
+            for at, (example, place) in enumerate(zip(examples, places, strict=True))
+        ]
+        drawn = [draw_latents(each, seed, "latents", number, at) for at, (each, _) in enumerate(seen_pictures)]
+        latents = torch.stack(drawn)
         noises = [noise.training_noise(each, loss, seed, number, at) for at, each in enumerate(latents)]
+        preserved = [example.preserved for example in examples]
         seen = [noise.seen_noise(each, loss, seed, number, at) for at, each in enumerate(noises)]
         return Batch(
             latents=latents,
@@ -138,7 +144,8 @@ class Loop:
             captions=[self._caption(place, number, at) for at, place in enumerate(places)],
             size=examples[0].size,
             seen_noises=torch.stack(seen) if loss.ip_noise_gamma else None,
-            masks=stacked_masks(examples, places),
+            masks=stacked_masks([mask for _, mask in seen_pictures], latents),
+            preserved=torch.tensor(preserved) if any(preserved) else None,
         )
 
     def _caption(self, place: Place, number: int, at: int) -> str:
@@ -147,10 +154,6 @@ class Loop:
             return "" if place.without_caption else example.caption
         draw = noise.rng(schedule.seed, "caption", number, at)
         return example.varied(draw, number // schedule.accumulation, schedule.steps)
-
-    def _latents(self, place: Place, number: int, at: int) -> Tensor:
-        posterior = self.examples[place.index].posteriors[int(place.mirrored)]
-        return draw_latents(posterior, self.config.schedule.seed, "latents", number, at)
 
     def look(self) -> None:
         """Read what is unread of the steps and let the watch judge it. Raises DataError if a loss is no number."""

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..datasets import masks
-from ..datasets.buckets import Framing
+from ..datasets.buckets import Framing, Size
 from ..datasets.items import Item
 from ..errors import DataError
 from .caches import TensorCache
@@ -62,15 +62,21 @@ class Masks:
 
         ``opacity`` is cut to the bucket. Raises DataError for a mask picture that can't be read.
         """
-        width, height = framing.bucket
-        made = torch.ones(1, height // 8, width // 8)
-        if file is not None:
-            whole = masks.scaled(masks.read_mask(file.path, file.data), framing, item.resize_interpolation)
-            made = made * torch.from_numpy(masks.weights(whole, framing.bucket, framing.centre))
-        if item.alpha_mask and opacity is not None:
-            made = made * torch.from_numpy(masks.weights(opacity, framing.bucket, (0, 0)))
-        self.kept.write(_name(item, sha256, file, framing), {"mask": made})
-        return made
+        mask = made(item, file, framing, opacity, framing.centre)
+        self.kept.write(_name(item, sha256, file, framing), {"mask": mask})
+        return mask
+
+
+def made(item: Item, file: MaskFile | None, framing: Framing, opacity: Image.Image | None, corner: Size) -> Tensor:
+    """As ``Masks.make``, for a picture whose cut begins at ``corner``; nothing is kept."""
+    width, height = framing.bucket
+    mask = torch.ones(1, height // 8, width // 8)
+    if file is not None:
+        whole = masks.scaled(masks.read_mask(file.path, file.data), framing, item.resize_interpolation)
+        mask = mask * torch.from_numpy(masks.weights(whole, framing.bucket, corner))
+    if item.alpha_mask and opacity is not None:
+        mask = mask * torch.from_numpy(masks.weights(opacity, framing.bucket, (0, 0)))
+    return mask
 
 
 def _name(item: Item, sha256: str, file: MaskFile | None, framing: Framing) -> str:

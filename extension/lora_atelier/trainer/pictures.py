@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..config import DatasetConfig, TrainConfig
 from ..datasets import buckets, pixels
-from ..datasets.buckets import Framing
+from ..datasets.buckets import Framing, Size
 from ..datasets.items import Item, read_items
 from ..datasets.record import Entry
 from ..rights import gate
@@ -53,14 +53,19 @@ class Pictures:
                 self._framings[item] = buckets.frame(item.width, item.height, self.datasets[item])
         return self._framings[item]
 
-    def show(self, item: Item) -> Shown:
-        """The admitted picture, cut to its bucket. Raises RightsError if its file changed, DataError if broken."""
+    def show(self, item: Item, corner: Size | None = None) -> Shown:
+        """The admitted picture, cut to its bucket around its middle, or from ``corner`` of the scaled picture.
+
+        Raises RightsError if its file changed, DataError if it is broken.
+        """
         upright = pixels.upright(self.admitted.open(item))
         framing, opacity = self.framing(item), pixels.alpha(upright)
-        return Shown(
-            pixels.framed(pixels.on_white(upright), framing, interpolation=item.resize_interpolation),
-            None if opacity is None else pixels.framed(opacity, framing, interpolation=item.resize_interpolation),
+        parts = (pixels.on_white(upright), opacity)
+        picture, opaque = (
+            None if part is None else pixels.framed(part, framing, corner, item.resize_interpolation) for part in parts
         )
+        assert picture is not None
+        return Shown(picture, opaque)
 
     def remove(self, item: Item) -> None:
         """Leave out a picture that turned out broken."""
@@ -81,6 +86,7 @@ class Pictures:
             "alpha_mask": item.alpha_mask,
             "mask": mask_sha256,
             "resize_interpolation": item.resize_interpolation,
+            **{name: True for name in ("random_crop", "color_aug", "diff_output_preservation") if getattr(item, name)},
             **asdict(item.rules),
         }
         return Entry(item.path.name, self.admitted.sha256(item), item.caption, use)

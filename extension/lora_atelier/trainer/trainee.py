@@ -16,7 +16,6 @@ from ..models.load import Model
 from ..models.text import TextConditioning
 from . import losses
 from .averaging import Average, arrived
-from .batches import Place
 from .network import LoraNetwork
 
 # What is measured on held-out pictures: the squared error, whatever is trained with.
@@ -29,7 +28,8 @@ class Example:
 
     ``loss_mask`` (1, h, w) weighs the latents' pixels of the plain picture; mirrored with it. ``varied``, where the
     caption is another each time, gives it for a draw, a step from 0 and the number of steps; ``caption`` is then what
-    the picture is measured with.
+    the picture is measured with. ``fresh``, where the picture is, gives its posterior and mask for a draw, mirrored or
+    not. Of a ``preserved`` one the model is to go on predicting what it does without the network.
     """
 
     posteriors: tuple[Tensor, ...]
@@ -39,6 +39,15 @@ class Example:
     key: str = ""
     loss_mask: Tensor | None = None
     varied: Callable[[random.Random, int, int], str] | None = None
+    fresh: Callable[[random.Random, bool], tuple[Tensor, Tensor | None]] | None = None
+    preserved: bool = False
+
+    def seen(self, draw: random.Random, mirrored: bool) -> tuple[Tensor, Tensor | None]:
+        """The posterior and the mask that a step sees; mirrored or not."""
+        if self.fresh is not None:
+            return self.fresh(draw, mirrored)
+        mask = self.loss_mask.flip(-1) if self.loss_mask is not None and mirrored else self.loss_mask
+        return self.posteriors[int(mirrored)], mask
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,8 @@ class Batch:
     """What one pass through the U-Net needs of b pictures of one size, on the CPU.
 
     Latents and noises (b, 4, h, w), timesteps (b,); ``seen_noises`` is what the U-Net sees where that is not what it is
-    to tell; ``masks`` (b, 1, h, w).
+    to tell; ``masks`` (b, 1, h, w); ``preserved`` (b,) says of which the model is to predict what it does without the
+    network.
     """
 
     latents: Tensor
@@ -56,6 +66,7 @@ class Batch:
     size: tuple[int, int]
     seen_noises: Tensor | None = None
     masks: Tensor | None = None
+    preserved: Tensor | None = None
 
 
 @dataclass
@@ -78,6 +89,16 @@ class Trainee:
         """Within, the network has the weights that a person gets; afterwards those of the next step, bit for bit."""
         return arrived(list(self.network.parameters()), self.optimizer, self.average)
 
+    @torch.no_grad()
+    def _unchanged(self, batch: Batch, noisy: Tensor) -> Tensor:
+        """What the base model alone predicts. Source: sd-scripts' diff_output_preservation (train_network.py)."""
+        self.network.detach()
+        try:
+            text = self.condition(batch.captions)
+            return self.model.prediction(noisy, batch.timesteps.to(self.device), text, size=batch.size)
+        finally:
+            self.network.attach()
+
     def loss_per_picture(self, batch: Batch, loss: LossConfig = PLAIN_LOSS) -> Tensor:
         """Loss of each picture, unweighted: (b,), on the device; ``loss`` says how errors are measured."""
         shares = self.alphas_cumprod[batch.timesteps]
@@ -88,25 +109,23 @@ class Trainee:
         with self.accelerator.autocast():
             text = self.condition(batch.captions)
             noisy = losses.add_noise(latents, seen, alphas).to(self.model.unet.dtype)
+            wanted = losses.target(kind, latents, noises, alphas)
+            if batch.preserved is not None:
+                preserved = batch.preserved.view(-1, 1, 1, 1).to(self.device)
+                wanted = torch.where(preserved, self._unchanged(batch, noisy).to(wanted), wanted)
             predicted = self.model.prediction(noisy, batch.timesteps.to(self.device), text, size=batch.size)
         curved = loss.loss_type in ("huber", "smooth_l1")
         return losses.per_picture(
             predicted,
-            losses.target(kind, latents, noises, alphas),
+            wanted,
             kind=loss.loss_type,
             threshold=losses.huber_thresholds(batch.timesteps, shares, loss) if curved else None,
             mask=None if batch.masks is None else batch.masks.to(self.device),
         )
 
 
-def stacked_masks(examples: Sequence[Example], places: Sequence[Place]) -> Tensor | None:
-    """The pictures' masks (b, 1, h, w), mirrored where the picture is; ones for those without, None if none has one."""
-    if all(example.loss_mask is None for example in examples):
+def stacked_masks(masks: Sequence[Tensor | None], latents: Tensor) -> Tensor | None:
+    """The masks (b, 1, h, w) of ``latents`` (b, 4, h, w); ones for pictures without, None if none has one."""
+    if all(mask is None for mask in masks):
         return None
-    masks = []
-    for example, place in zip(examples, places, strict=True):
-        mask = example.loss_mask
-        if mask is None:
-            mask = torch.ones(1, *example.posteriors[0].shape[-2:])
-        masks.append(mask.flip(-1) if place.mirrored else mask)
-    return torch.stack(masks)
+    return torch.stack([torch.ones(1, *latents.shape[-2:]) if mask is None else mask for mask in masks])
