@@ -32,7 +32,7 @@ class CacheFolder:
     @classmethod
     def of_run(cls, run_dir: Path) -> CacheFolder:
         """Beside the runs, so that the next run of the same pictures finds it; inside a run that stands alone."""
-        return cls((run_dir.parents[1] if run_dir.parent.name == "runs" else run_dir) / "cache")
+        return cls((run_dir.parents[1] if run_dir.parent.name in ("runs", "dry runs") else run_dir) / "cache")
 
     def path(self, kind: str, name: str) -> Path:
         """Where the file ``name`` of ``kind`` is or would be; the first two letters part them over folders."""

@@ -1,48 +1,47 @@
-"""What a run will cost, told before it starts: time, memory, size of the file.
+"""What a run will cost, told before it starts: time, memory by part, room on the disk.
 
-Times come from the runs that this machine has finished (``rates.json``), before the first one from a table.
+Times come from the runs that this machine has finished (``rates``), before the first one from a table; memory from the
+shapes in the model's header (``footprint``). A dry run (``dry_run``) replaces both by what it measured.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from .. import atomic, config_files, events, safetensors_header
-from ..config import NetworkConfig, TrainConfig
-from ..errors import ExtensionError, Message, message
-from ..models.detect import ModelInfo, weights_files
-from .run_dir import Progress, RunDir
+from ..config import TrainConfig
+from ..config.rhythm import Rhythms
+from ..errors import Message, message
+from ..models.detect import ModelInfo
+from . import footprint
+from .footprint import adapter_bytes as adapter_bytes
+from .rates import Rates as Rates
+from .rates import pixels_of, views_per_step
 
-SCHEMA = 1
-_BYTES_PER_NUMBER = {"float": 4, "fp16": 2, "bf16": 2}
 # Seconds for one picture seen once, at the family's own size. "cpu" is for one core and is divided by their number.
 # toy: measured on 2 cores with `demo --headless`; the others: order of magnitude, replaced by the first finished run.
 _SECONDS_PER_VIEW = {
     "cpu": {"toy": 0.11, "sd1": 40.0, "sd2": 90.0, "sdxl": 320.0},
     "gpu": {"toy": 0.004, "sd1": 0.25, "sd2": 0.6, "sdxl": 1.1},
 }
-_FEWEST_VIEWS = 400
 _OWN_SIDE = {"toy": 128, "sd1": 512, "sd2": 768, "sdxl": 1024}
 _OVERHEAD_S = {"cpu": 30.0, "gpu": 40.0}
-_GB = 1_000_000_000
-_MEMORY_BYTES = {
-    "cpu": {"toy": 1.2 * _GB, "sd1": 9 * _GB, "sd2": 11 * _GB, "sdxl": 24 * _GB},
-    "gpu": {"toy": 1.2 * _GB, "sd1": 7 * _GB, "sd2": 9 * _GB, "sdxl": 16 * _GB},
-}
+# Parts that are not worth a word.
+_SMALL_BYTES = 50_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run will take; ``device`` is "cpu" or "gpu"."""
+    """What a run will take; ``device`` is "cpu" or "gpu".
+
+    ``memory`` is the most that is held at once, by part (``footprint.PARTS``), on the device that computes;
+    ``free_bytes`` what that had free (0: the system does not say), ``disk_bytes`` the room that all files of the run
+    take. ``measured`` says that a dry run measured it.
+    """
 
     pictures: int
     steps: int
@@ -50,10 +49,26 @@ class Plan:
     memory_bytes: int
     file_bytes: int
     device: str
+    memory: Mapping[str, int] = field(default_factory=dict)
+    free_bytes: int = 0
+    disk_bytes: int = 0
+    measured: bool = False
 
     def sentence(self) -> tuple[Message, ...]:
         """The plan in words, to be said one after the other."""
         return (_counted(self.pictures, self.steps), _lasting(self.seconds, self.device), _sized(self.file_bytes))
+
+    def memory_sentence(self) -> tuple[Message, ...]:
+        """The memory in words: how much, its largest parts, and whether that fits what is free."""
+        largest = sorted(self.memory.items(), key=lambda part: -part[1])[:3]
+        parts = [message(footprint.PARTS[name], gb=_gb(size)) for name, size in largest if size > _SMALL_BYTES]
+        said = [message("It takes about {gb} GB of memory", gb=_gb(self.memory_bytes))]
+        return (*said, *parts)
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the memory is there; None where the system does not say how much is free."""
+        return self.memory_bytes <= self.free_bytes if self.free_bytes else None
 
     def to_table(self) -> dict[str, Any]:
         """The plan as plain values for ``job.toml``."""
@@ -63,8 +78,8 @@ class Plan:
     def from_table(table: Mapping[str, Any]) -> Plan | None:
         """The plan that ``to_table`` gave; None where there is none or it is incomplete."""
         try:
-            return Plan(**{f.name: table[f.name] for f in fields(Plan)})
-        except KeyError:
+            return Plan(**{f.name: table[f.name] for f in fields(Plan) if f.name in table})
+        except TypeError:
             return None
 
 
@@ -99,63 +114,8 @@ def _sized(file_bytes: int) -> Message:
     )
 
 
-class Rates:
-    """Seconds per picture seen, as measured on this machine; kept in ``rates.json``."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def known(self, family: str, pixels: int, device: str) -> tuple[float, float] | None:
-        """Seconds per picture seen and seconds around the training, if a run of this kind has finished here."""
-        entry = self._read().get(_key(family, pixels, device))
-        try:
-            return (float(entry["seconds_per_view"]), float(entry["overhead_s"])) if entry else None
-        except (KeyError, TypeError, ValueError):
-            return None
-
-    def learn(self, run: RunDir) -> None:
-        """Take the times of a run that finished in one go; anything unreadable or unwritable teaches nothing."""
-        progress = Progress(run).update()
-        started, finished = progress.get(events.Started), progress.get(events.Finished)
-        if started is None or finished is None or started.resumed_from or finished.train_seconds <= 0:
-            return
-        try:
-            job, config = run.job(), config_files.read(run.path)
-        except ExtensionError:
-            return
-        views = finished.step * _views_per_step(config)
-        if views < _FEWEST_VIEWS:  # samples and measurements would count for more than the steps
-            return
-        key = _key(job.family, _pixels(config), "cpu" if started.device.startswith("cpu") else "gpu")
-        measured = {
-            "seconds_per_view": finished.train_seconds / views,
-            "overhead_s": max(0.0, finished.seconds - finished.train_seconds),
-        }
-        rates = self._read()
-        before = rates.get(key, {})
-        rates[key] = {name: (value + before.get(name, value)) / 2 for name, value in measured.items()}
-        with contextlib.suppress(OSError):
-            atomic.write_text(self.path, json.dumps({"schema": SCHEMA, "rates": rates}, indent=1) + "\n")
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            rates = json.loads(self.path.read_text(encoding="utf-8"))["rates"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
-        return rates if isinstance(rates, dict) else {}
-
-
-def _key(family: str, pixels: int, device: str) -> str:
-    return f"{family}/{round(math.sqrt(pixels))}/{device}"
-
-
-def _pixels(config: TrainConfig) -> int:
-    sides = [dataset.resolution for dataset in config.data.datasets] or [(512, 512)]
-    return max(width * height for width, height in sides)
-
-
-def _views_per_step(config: TrainConfig) -> int:
-    return config.schedule.accumulation * max((d.batch_size for d in config.data.datasets), default=1)
+def _gb(size_bytes: int) -> float:
+    return round(size_bytes / 1e9, 1)
 
 
 def device() -> str:
@@ -168,51 +128,36 @@ def device() -> str:
 
 def estimate(config: TrainConfig, info: ModelInfo, *, pictures: int, rates: Rates, device: str) -> Plan:
     """What ``config`` will cost on a model with ``pictures`` pictures."""
-    pixels, views = _pixels(config), config.schedule.steps * _views_per_step(config)
+    pixels, views = pixels_of(config), config.schedule.steps * views_per_step(config)
     known = rates.known(info.family, pixels, device)
     if known is None:
         per_view = _SECONDS_PER_VIEW[device][info.family] * pixels / _OWN_SIDE[info.family] ** 2
         known = (per_view / (os.cpu_count() or 1) if device == "cpu" else per_view, _OVERHEAD_S[device])
     per_view, overhead = known
+    parts = footprint.memory_parts(config, info, pictures=pictures, device=device)
+    file_bytes = adapter_bytes(info, config.network, config.output.precision)
     # Each picture is encoded once before the first step, at about half the cost of a training view.
     return Plan(
         pictures=pictures,
         steps=config.schedule.steps,
         seconds=round(overhead + per_view * (views + pictures / 2), 1),
-        memory_bytes=int(_MEMORY_BYTES[device][info.family]),
-        file_bytes=adapter_bytes(info, config.network, config.output.precision),
+        memory_bytes=sum(parts.values()),
+        file_bytes=file_bytes,
         device=device,
+        memory=parts,
+        free_bytes=footprint.free_bytes(device),
+        disk_bytes=disk_bytes(config, file_bytes, parts["adapter"] // 2 + parts["optimizer"], parts["caches"]),
     )
 
 
-def adapter_bytes(info: ModelInfo, network: NetworkConfig, precision: str) -> int:
-    """The size of the LoRA file, from the shapes in the model's header; 0 if the header can't be read."""
-    try:
-        shapes = list(_unet_shapes(info))
-    except (OSError, safetensors_header.BrokenFileError, ExtensionError):
-        return 0
-    numbers = 0
-    for key, shape in shapes:
-        attention = "transformer_blocks." in key or ".proj_in." in key or ".proj_out." in key
-        kernel = math.prod(shape[2:])
-        if attention and len(shape) in (2, 4) and kernel == 1:
-            numbers += network.rank * (shape[0] + shape[1])
-        elif network.conv_rank and len(shape) == 4 and kernel > 1:
-            numbers += network.conv_rank * (shape[0] + shape[1] * kernel)
-    return numbers * _BYTES_PER_NUMBER[precision]
-
-
-def _unet_shapes(info: ModelInfo) -> Iterator[tuple[str, tuple[int, ...]]]:
-    files = weights_files(info.path / "unet") if info.kind == "diffusers" else [info.path]
-    for file in files:
-        for key, tensor in safetensors_header.read(file).tensors.items():
-            if key.endswith(".weight") and (info.kind == "diffusers" or key.startswith("model.diffusion_model.")):
-                yield key, tensor.shape
+def disk_bytes(config: TrainConfig, file_bytes: int, state_bytes: int, cache_bytes: int) -> int:
+    """The room that the files of a run take: checkpoints, states, the finished LoRA and the best one, the cache."""
+    output, steps = config.output, config.schedule.steps
+    checkpoints = 1 + Rhythms.of(config, steps_per_epoch=steps).checkpoints.count(steps)
+    # A new state is complete before an old one is removed.
+    return file_bytes * (checkpoints + 2) + state_bytes * (output.keep_states + 1) + cache_bytes
 
 
 def total_memory_bytes() -> int | None:
     """The machine's memory, where the system tells it in a simple way."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
+    return footprint.total_memory_bytes()

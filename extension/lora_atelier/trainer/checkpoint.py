@@ -120,23 +120,23 @@ def are_numbers(trainee: Trainee) -> bool:
     A loss tells only what the weights were before its own step, so nothing but the weights themselves can say that
     they are good.
     """
-    tensors = [*trainee.network.parameters(), *_tensors(trainee.optimizer.state_dict())]
+    tensors = [*trainee.network.parameters(), *tensors_of(trainee.optimizer.state_dict())]
     if trainee.average is not None:
-        tensors += _tensors(trainee.average.state_dict())
+        tensors += tensors_of(trainee.average.state_dict())
     finite = [tensor.isfinite().all().to(trainee.device) for tensor in tensors if tensor.is_floating_point()]
     return not finite or bool(torch.stack(finite).all())
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def tensors_of(value: Any) -> Iterator[torch.Tensor]:
     """Every tensor in nested dictionaries and sequences."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, Mapping):
         for inner in value.values():
-            yield from _tensors(inner)
+            yield from tensors_of(inner)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _tensors(inner)
+            yield from tensors_of(inner)
 
 
 def read_progress(state: Path) -> Progressed:

@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from PIL import Image
@@ -31,10 +31,12 @@ from ..models.detect import ModelInfo
 from ..models.load import Model
 from ..models.text import Reading, TextConditioning
 from ..models.tokenizer import ClipTokenizer
-from .caches import TensorCache, part_key
+from .caches import TensorCache
 from .checkpoint import latest_state
 from .conditions import Latents, Texts, moved, stack
+from .fresh import Fresh, is_fresh
 from .masking import MaskFile, Masks
+from .parts import Parts
 from .pictures import Pictures
 from .run import Run, StopRequestedError, announce
 from .trainee import Example
@@ -57,6 +59,21 @@ class Prepared:
     examples: list[Example]
     heldout: list[Example]
     condition: Condition
+    took: Took
+
+
+@dataclass
+class Took:
+    """Seconds that a preparation took: reading model parts, decoding pictures, encoding each of them and all captions.
+
+    ``captions`` is how many there were.
+    """
+
+    model: float = 0.0
+    pictures: float = 0.0
+    encoding: list[float] = field(default_factory=list)
+    texts: float = 0.0
+    captions: int = 0
 
 
 @dataclass
@@ -67,8 +84,12 @@ class _Draft:
     held_out: bool
     posteriors: list[Tensor | None]
     mask: Tensor | None = None
-    mask_sha256: str = ""
+    mask_file: MaskFile | None = None
     picture: Image.Image | None = None
+
+    @property
+    def mask_sha256(self) -> str:
+        return self.mask_file.sha256 if self.mask_file is not None else ""
 
     @property
     def is_encoded(self) -> bool:
@@ -84,52 +105,78 @@ class Preparation:
     info: ModelInfo
     device: torch.device
     began: float = field(default_factory=time.time)
+    took: Took = field(default_factory=Took)
     _held_bytes: int = 0
 
     @property
     def config(self) -> TrainConfig:
         return self.this.config
 
+    @cached_property
+    def parts(self) -> Parts:
+        """Where the parts of the model come from."""
+        return Parts.of(self.config.model, self.info, self.device)
+
     @property
     def dtype(self) -> torch.dtype:
         return PRECISIONS[self.config.schedule.mixed_precision]
 
     def prepare(self) -> Prepared:
-        """All of it. Raises DataError, RightsError, ModelError, StopRequestedError."""
+        """All of it. Raises DataError, RightsError, ModelError, AdapterError, StopRequestedError."""
         folder = CacheFolder.of_run(self.this.path)
-        vae_dtype = torch.float32 if self.config.model.no_half_vae else self.dtype
-        latents = Latents(TensorCache(folder, LATENTS), self._key(folder, "vae", vae_dtype))
+        latents = self._latents(folder)
         masks = Masks(TensorCache(folder, MASKS))
+        began = time.monotonic()
         drafts = self._drafts(latents, masks)
         self._check(drafts)
         self._compare(drafts)
+        self.took.pictures = time.monotonic() - began
 
         samples = bool(self.config.sampling.prompts)
+        keep_vae = samples or any(is_fresh(draft.item) for draft in drafts if not draft.held_out)
         model = Model(self.info, {})
-        if samples or not all(draft.is_encoded for draft in drafts):
-            self.this.preparing("model")
-            model = models.load(self.info, ("vae",), vae_dtype, self.device)
+        if keep_vae or not all(draft.is_encoded for draft in drafts):
+            model = self._load("vae", self._vae_dtype)
             self._encode(model, latents, drafts)
-        examples = [self._example(draft) for draft in drafts if not draft.held_out]
-        heldout = [self._example(draft) for draft in drafts if draft.held_out]
-        if not samples:
+        examples = [self._example(draft, model) for draft in drafts if not draft.held_out]
+        heldout = [self._example(draft, model) for draft in drafts if draft.held_out]
+        if not keep_vae:
             model.vae = None
             self._give_back()
 
         condition = self._conditioner(model, folder, [*examples, *heldout], keep=samples)
-        self.this.preparing("model")
-        whole = models.load(self.info, ("unet",), self.dtype, self.device)
+        whole = self._load("unet", self.dtype)
         whole.vae, whole.text_encoders, whole.tokenizers = model.vae, model.text_encoders, model.tokenizers
         folder.clean(used_since=self.began)
         own = [draft for draft in drafts if not draft.held_out]
         seen = [example for example, draft in zip(examples, own, strict=True) if not draft.item.is_reg]
-        return Prepared(whole, examples, heldout or seen[:4], lambda captions: condition(whole, captions))
+        return Prepared(whole, examples, heldout or seen[:4], lambda captions: condition(whole, captions), self.took)
+
+    def missing(self) -> list[Item]:
+        """The pictures that would have to be encoded: those of which the cache lacks a side."""
+        latents, found = self._latents(CacheFolder.of_run(self.this.path)), []
+        for item in self.pictures:
+            sha256, framing = self.pictures.admitted.sha256(item), self.pictures.framing(item)
+            sides = (False, True) if item.flip_aug else (False,)
+            if any(latents.read(sha256, side, framing, item.resize_interpolation) is None for side in sides):
+                found.append(item)
+        return found
+
+    @property
+    def _vae_dtype(self) -> torch.dtype:
+        return torch.float32 if self.config.model.no_half_vae else self.dtype
+
+    def _latents(self, folder: CacheFolder) -> Latents:
+        return Latents(TensorCache(folder, LATENTS), self.parts.key(folder, "vae", self._vae_dtype))
+
+    def _load(self, part: str, dtype: torch.dtype) -> Model:
+        self.this.preparing("model")
+        began = time.monotonic()
+        read = self.parts.load(part, dtype)
+        self.took.model += time.monotonic() - began
+        return read
 
     # ------------------------------------------------------------------------------- before the model is read
-
-    def _key(self, folder: CacheFolder, part: str, dtype: torch.dtype) -> str:
-        """What stands for an encoder in the names of what it made: its weights, and the precision it has."""
-        return f"{part_key(folder, self.info, part)}-{str(dtype).removeprefix('torch.')}"
 
     def _drafts(self, latents: Latents, masks: Masks) -> list[_Draft]:
         """All pictures, from the cache or decoded; one that turns out broken is named and left out."""
@@ -161,7 +208,7 @@ class Preparation:
         has_mask = self.config.loss.masked_loss and item.mask is not None
         file = MaskFile.read(item.mask) if has_mask and item.mask is not None else None
         is_masked = file is not None or item.alpha_mask
-        draft.mask_sha256 = file.sha256 if file is not None else ""
+        draft.mask_file = file
         draft.mask = masks.read(item, sha256, file, framing) if is_masked else None
         if draft.is_encoded and (draft.mask is not None or not is_masked):
             return draft
@@ -226,7 +273,9 @@ class Preparation:
             if self.this.stop_requested():
                 raise StopRequestedError
             if not draft.is_encoded:
+                began = time.monotonic()
                 self._encode_one(model, latents, draft)
+                self.took.encoding.append(time.monotonic() - began)
             self.this.preparing("latents", done + 1, len(drafts))
 
     def _encode_one(self, model: Model, latents: Latents, draft: _Draft) -> None:
@@ -239,8 +288,9 @@ class Preparation:
                 made = latents.make(model, picture, sha256, bool(side), framing, item.resize_interpolation)
                 draft.posteriors[side] = made
 
-    def _example(self, draft: _Draft) -> Example:
+    def _example(self, draft: _Draft, model: Model) -> Example:
         item = draft.item
+        fresh = Fresh(item, self.pictures, model, draft.mask_file) if is_fresh(item) else None
         return Example(
             posteriors=tuple(posterior for posterior in draft.posteriors if posterior is not None),
             caption=processing.process(item.caption, item.rules, None),
@@ -249,6 +299,8 @@ class Preparation:
             key=self.pictures.admitted.sha256(item),
             loss_mask=draft.mask,
             varied=partial(_varied, item.caption, item.rules) if item.rules.varies else None,
+            fresh=fresh,
+            preserved=item.diff_output_preservation,
         )
 
     def _conditioner(self, model: Model, folder: CacheFolder, examples: Sequence[Example], *, keep: bool) -> _Reader:
@@ -267,18 +319,20 @@ class Preparation:
         if config.network.train_te:
             self._read_text_encoders(model)
             return lambda whole, captions: whole.read(captions, reading)
-        texts = Texts(TensorCache(folder, TEXTS), self._key(folder, "te", self.dtype), reading)
+        texts = Texts(TensorCache(folder, TEXTS), self.parts.key(folder, "te", self.dtype), reading)
         captions = sorted({"", *(example.caption for example in examples)})
         keep = keep or any(example.varied is not None for example in examples)
         found = {caption: texts.read(caption) for caption in captions}
         if keep or not all(found.values()):
             self._read_text_encoders(model)
         known: dict[str, TextConditioning] = {}
+        began = time.monotonic()
         for done, caption in enumerate(captions):
             if self.this.stop_requested():
                 raise StopRequestedError
             known[caption] = moved(found[caption] or texts.make(model, caption), self.device)
             self.this.preparing("captions", done + 1, len(captions))
+        self.took.texts, self.took.captions = time.monotonic() - began, len(captions)
         if not keep:
             model.text_encoders = model.tokenizers = ()
             self._give_back()
@@ -290,8 +344,7 @@ class Preparation:
         return condition
 
     def _read_text_encoders(self, model: Model) -> None:
-        self.this.preparing("model")
-        read = models.load(self.info, ("te",), self.dtype, self.device)
+        read = self._load("te", self.dtype)
         model.text_encoders, model.tokenizers = read.text_encoders, read.tokenizers
 
     def _give_back(self) -> None:

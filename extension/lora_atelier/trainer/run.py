@@ -88,8 +88,11 @@ class StopRequestedError(Exception):
     """Raised between preparations when the run is to stop before its first step."""
 
 
-def run(run_dir: Path) -> int:
-    """Train, or go on with, what ``run_dir`` describes; returns the exit status (see ``__main__``)."""
+def run(run_dir: Path, *, dry: bool = False) -> int:
+    """Train, or go on with, what ``run_dir`` describes; returns the exit status (see ``__main__``).
+
+    A ``dry`` run makes a few steps and writes down what the whole would take.
+    """
     # Paths in the configuration were made absolute by whoever wrote them; ours must not depend on the folder we are in.
     run_dir = run_dir.resolve()
     lock = FileLock(run_dir / "lock")
@@ -107,7 +110,7 @@ def run(run_dir: Path) -> int:
             raise ConfigError.from_problems(problems)
         this = Run(run_dir, config, Job.read(run_dir), events)
         this.stop_on_signals()
-        return _work(this)
+        return _work(this, dry=dry)
     except ExtensionError as error:
         return _fail(events, error)
     except MemoryError as error:
@@ -127,10 +130,15 @@ def _sweep(run_dir: Path) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _work(this: Run) -> int:
+def _work(this: Run, *, dry: bool) -> int:
     from .session import Session, last_step
 
     try:
+        if dry:
+            from .measure import measure
+
+            measure(this)
+            return FINISHED
         session = Session.prepare(this)
     except StopRequestedError:
         this.tell(Stopped(step=last_step(this.path)))

@@ -72,12 +72,20 @@ class Session:
         )
         announce(this, pictures.warnings)
         info = detect.inspect(Path(config.model.base_model))
-        settings = decisive(config, info)
         _require_same(this, info)
+        session = cls.build(this, Preparation(this, pictures, info, accelerator.device), accelerator, steps_per_epoch)
+        session.take_up()
+        return session
+
+    @classmethod
+    def build(cls, this: Run, preparation: Preparation, accelerator: Any, steps_per_epoch: int) -> Session:
+        """A session before its first step, of the pictures and the model that ``preparation`` makes ready."""
+        config, info, pictures = this.config, preparation.info, preparation.pictures
+        settings = decisive(config, info)
         if info.family == "toy":
             # Its layers are too small to share: threads that wait for each other on busy cores cost ten times more.
             torch.set_num_threads(1)
-        prepared = Preparation(this, pictures, info, accelerator.device).prepare()
+        prepared = preparation.prepare()
         trainee = build(this, prepared.model, accelerator, prepared.condition)
         loop = Loop(
             config=config,
@@ -89,8 +97,8 @@ class Session:
             warn=this.warn,
         )
         rhythms = Rhythms.of(config, steps_per_epoch)
-        most = config.validation.max_validation_steps * loop.plan.batch_size
-        session = cls(
+        most = config.validation.max_validation_steps * max(each.batch_size for each in config.data.datasets)
+        return cls(
             this=this,
             trainee=trainee,
             loop=loop,
@@ -101,8 +109,6 @@ class Session:
             gallery=Gallery(this, trainee, loop.watch),
             settings=settings,
         )
-        session.take_up()
-        return session
 
     def take_up(self) -> None:
         """Go on from the last complete state, if there is one."""
