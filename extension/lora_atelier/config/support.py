@@ -14,18 +14,12 @@ from .train import TrainConfig
 # Settings that are refused where they are not at their default; "name=value" refuses that value alone. "dataset" and
 # "subset" stand for each of them. Whoever implements one takes it out.
 NOT_YET: tuple[str, ...] = (
-    "model.vae",
-    "model.base_weights",
-    "output.metadata_thumbnail",
     "network.algorithm=kohya-oft",
     "schedule.lr_scheduler_args",
     "memory.full_fp16",
     "memory.fp8_base",
     "memory.fp8_base_unet",
-    "subset.color_aug",
-    "subset.random_crop",
     "subset.face_crop_aug_range",
-    "subset.diff_output_preservation",
 )
 # Why some of them are not there, and what is instead.
 WHY: Mapping[str, Message] = {

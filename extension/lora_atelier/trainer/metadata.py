@@ -5,19 +5,27 @@ Captions, folders and file names are not among them (design decision 11).
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from .. import __version__
 from ..config import SubsetConfig, TrainConfig, to_kohya
+from ..datasets import pixels
+from ..errors import ConfigError
 from ..models.detect import ModelInfo
 from . import optimizers
 from .pictures import Pictures
 
+_THUMBNAIL_SIDE = 512
 _BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0", "toy": "lora_atelier_toy"}
 _ARCHITECTURES = {
     "sd1": "stable-diffusion-v1/lora",
@@ -102,6 +110,7 @@ def _model(config: TrainConfig, info: ModelInfo) -> dict[str, Any]:
         "ss_new_sd_model_hash": None,
         "ss_sd_scripts_commit_hash": None,
         "ss_v2": info.family == "sd2",
+        **({"ss_vae_name": Path(model.vae).name, "ss_vae_hash": None, "ss_new_vae_hash": None} if model.vae else {}),
         "ss_clip_skip": model.clip_skip or None,
         "ss_max_token_length": model.max_token_length if model.max_token_length != 75 else None,
         "ss_full_fp16": memory.full_fp16,
@@ -214,6 +223,30 @@ def _folders(facts: Facts, *, regularisation: bool) -> str:
     return json.dumps({str(at): {"n_repeats": r, "img_count": count} for at, (r, count) in enumerate(found, 1)})
 
 
+def thumbnail(said: str) -> str:
+    """A data URL as it is; the picture file of that name as one, at most 512 pixels wide and high.
+
+    Raises ConfigError if there is no such picture.
+    """
+    if said.startswith("data:"):
+        return said
+    buffer = io.BytesIO()
+    try:
+        with Image.open(said) as picture:
+            small = pixels.on_white(pixels.upright(picture))
+            small.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+            small.save(buffer, "JPEG", quality=85)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise ConfigError(
+            "The thumbnail {path} can't be read as a picture.",
+            why="{reason}.",
+            todo="Choose another picture (metadata_thumbnail), or leave it out.",
+            path=said,
+            reason=str(error).rstrip("."),
+        ) from error
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
 def _modelspec(config: TrainConfig, info: ModelInfo, *, stem: str, trigger: str) -> dict[str, Any]:
     output, (width, height) = config.output, config.data.datasets[0].resolution
     typed = {
@@ -235,6 +268,7 @@ def _modelspec(config: TrainConfig, info: ModelInfo, *, stem: str, trigger: str)
         "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "modelspec.resolution": f"{width}x{height}",
         "modelspec.prediction_type": "v" if info.prediction_type == "v_prediction" else "epsilon",
+        **({"modelspec.thumbnail": thumbnail(output.metadata_thumbnail)} if output.metadata_thumbnail else {}),
         "modelspec.trigger_phrase": output.metadata_trigger_phrase or trigger,
         **{f"modelspec.{name}": value for name, value in typed.items() if value},
     }
