@@ -1,6 +1,6 @@
 import pytest
 from PIL import Image
-from tests.rights.test_signals import packet, picture
+from tests.rights.fixtures import picture, xmp
 
 from lora_atelier.config import DataConfig, DatasetConfig, SubsetConfig, TrainConfig
 from lora_atelier.errors import DataError, RightsError
@@ -127,7 +127,7 @@ def test_pictures_are_checked_when_the_run_goes_on_and_at_its_end(tmp_path, pict
 
 
 def test_a_picture_with_a_prohibition_is_never_laid_out(tmp_path, pictures):
-    (pictures / "1.png").write_bytes(picture("PNG", packet("DMI-PROHIBITED")))
+    (pictures / "1.png").write_bytes(picture("PNG", xmp("DMI-PROHIBITED")))
     made = laid(tmp_path, SubsetConfig(image_dir=str(pictures)))
 
     assert made.pictures == 2 and made.admitted.summary()["refused"] == 1

@@ -93,7 +93,7 @@ def test_a_picture_that_is_gone_or_broken_is_named(items, run_dir):
 def test_a_newer_record_is_refused_with_a_sentence(items, run_dir):
     gate.admit(items, run_dir, whose="mine")
     text = (run_dir / "rights.jsonl").read_text(encoding="utf-8")
-    (run_dir / "rights.jsonl").write_text(text.replace('"schema": 1', '"schema": 99'), encoding="utf-8")
+    (run_dir / "rights.jsonl").write_text(text.replace('"schema": 2', '"schema": 99'), encoding="utf-8")
 
     with pytest.raises(RightsError, match="newer"):
         ledger.read(run_dir / "rights.jsonl")

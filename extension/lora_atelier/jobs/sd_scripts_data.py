@@ -77,16 +77,16 @@ def lay_out(
         subsets += [(index, number, items) for number, items in found]
         remarks += said
     admitted = gate.admit([item for _, _, items in subsets for item in items], run_dir, whose=whose)
-    laid = LaidOut(admitted, remarks=[*remarks, *admitted.refused])
+    laid = LaidOut(admitted, remarks=[*remarks, *admitted.refused, *admitted.remarks])
     shutil.rmtree(folder, ignore_errors=True)
-    kept, done = set(admitted.items), 0
+    done = 0
     _, laid.dataset = to_kohya(config)
     entries = laid.dataset["datasets"]
     wanted = [entry.pop("subsets") for entry in entries]
     for entry in entries:
         entry["subsets"] = []
     for index, number, items in subsets:
-        usable = [item for item in items if item in kept]
+        usable = [kept for item in items if (kept := admitted.admitted(item)) is not None]
         masked = bool(wanted[index][number].get("conditioning_data_dir"))
         # kohya's numbered folders inside one subset: each number of repeats is a subset of its own.
         for repeats, group in groupby(usable, key=lambda item: item.num_repeats):
@@ -94,7 +94,7 @@ def lay_out(
             count = 0
             for item in group:
                 done += 1
-                progress(done, len(kept))
+                progress(done, len(admitted.items))
                 count += _put(laid, item, place, count, masked)
             if count:
                 entries[index]["subsets"].append(_subset(wanted[index][number], place, repeats))

@@ -4,27 +4,57 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from .. import atomic
 from ..errors import RightsError
 
-SCHEMA = 1
-# The page's one question -> the ledger's basis.
-BASES = {"mine": "owner", "permission": "written_permission", "open-licence": "licence", "experiment": "none"}
+# 2: with licence, permits, signals and what else the folder's ledger says.
+SCHEMA = 2
+# The page's one question -> the ledger's basis, where nothing else is stated.
+BASES = {
+    "mine": "owner",
+    "permission": "written_permission",
+    "open-licence": "licence",
+    "experiment": "none",
+    "studio": "none",
+}
+# The same question -> the rules that the gate goes by (``said.PROFILES``).
+PROFILE_OF = {
+    "mine": "own-work",
+    "permission": "own-work",
+    "open-licence": "open-licence",
+    "experiment": "experiment",
+    "studio": "studio",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One admitted picture: what it was (sha256 of the file's bytes), on what basis, what the file said."""
+    """One admitted picture: what it was (sha256 of the file's bytes), on what basis, what the file said.
+
+    ``signals`` counts what was said about training by "kind: use"; ``credits`` are those that were opted in;
+    ``override`` is the reason that was given against a prohibition; ``group`` is the picture that this one is nearly
+    the same as; ``evidence`` lists the hashes of documents; ``people`` is what was said of persons in it.
+    """
 
     path: str
     sha256: str
     basis: str
     data_mining: str
     terms: tuple[str, ...] = ()
+    licence: str = ""
+    source_type: str = ""
+    permits: Mapping[str, str] = field(default_factory=dict)
+    signals: Mapping[str, int] = field(default_factory=dict)
+    credits: tuple[str, ...] = ()
+    override: str = ""
+    people: Mapping[str, str] = field(default_factory=dict)
+    evidence: tuple[str, ...] = ()
+    group: str = ""
+    is_reg: bool = False
 
 
 def write(path: Path, records: Iterable[Record]) -> None:
@@ -41,7 +71,7 @@ def read(path: Path) -> dict[str, Record]:
         return {}
     try:
         return {record.path: record for record in map(_record, lines)}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RightsError(
             "The record of this training's pictures can't be read.",
             why="{file} is damaged or was written by a newer version: {reason}.",
@@ -55,10 +85,8 @@ def _record(line: str) -> Record:
     said: Mapping[str, Any] = json.loads(line)
     if said["schema"] > SCHEMA:
         raise ValueError(f"schema {said['schema']}")
-    return Record(
-        path=said["path"],
-        sha256=said["sha256"],
-        basis=said["basis"],
-        data_mining=said["data_mining"],
-        terms=tuple(said["terms"]),
-    )
+    names = {f.name for f in fields(Record)}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in said.items() if name in names
+    }
+    return Record(**values)

@@ -101,7 +101,9 @@ def read_pictures(this: Run) -> Pictures:
         warnings += remarks
         datasets.update(dict.fromkeys(items, dataset))
     admitted = gate.admit(list(datasets), this.path, whose=this.job.whose)
-    warnings += admitted.refused
+    warnings += (*admitted.refused, *admitted.remarks)
+    # The gate may have given other repeats, and an item is known by all that it is.
+    datasets = {item: this.config.data.datasets[item.dataset] for item in admitted.items}
     own = [item for item in admitted.items if not item.is_reg]
     split = this.config.validation.split
     held = round(len(own) * split) if len(own) >= _FEWEST_FOR_HOLDING_OUT and split else 0

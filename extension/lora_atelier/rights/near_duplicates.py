@@ -1,0 +1,105 @@
+"""Pictures that are nearly the same share one budget of repeats: what comes several times is what is memorised first.
+
+The same bytes, or PDQ hashes at most 31 of 256 bits apart (what its authors call confident), where both have enough to
+see (quality 50). Source: rights.md 3.1; Somepalli et al. 2023 (duplication drives copying).
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+from ..datasets.items import Item
+from ..errors import Message, message
+from . import pdq
+
+NEAR_BITS = 31
+LEAST_QUALITY = 50
+_SIDE = 256
+# Above this the comparison itself takes long; the same bytes are found at any number.
+MOST = 2000
+
+
+def groups(items: Sequence[Item], sha256: Callable[[Item], str], read: Callable[[Item], bytes]) -> dict[str, str]:
+    """Each picture that is nearly the same as an earlier one of its dataset -> the path of that one.
+
+    ``read`` gives a picture's bytes; it is not asked for those that have the same as another.
+    """
+    found: dict[str, str] = {}
+    firsts: dict[tuple[int, str], str] = {}
+    distinct: list[Item] = []
+    for item in items:
+        first = firsts.setdefault((item.dataset, sha256(item)), str(item.path))
+        if first != str(item.path):
+            found[str(item.path)] = first
+        else:
+            distinct.append(item)
+    if len(distinct) > MOST:
+        return found
+    kept: dict[int, tuple[list[str], list[pdq.Bits]]] = {}
+    hashes: dict[str, pdq.Bits | None] = {}
+    for item in distinct:
+        path = str(item.path)
+        if path not in hashes:
+            hashes[path] = _hash(read(item))
+        bits = hashes[path]
+        if bits is None:
+            continue
+        paths, earlier = kept.setdefault(item.dataset, ([], []))
+        if earlier:
+            away = pdq.distances(bits[None], np.stack(earlier))[0]
+            nearest = int(away.argmin())
+            if away[nearest] <= NEAR_BITS:
+                found[path] = paths[nearest]
+                continue
+        paths.append(path)
+        earlier.append(bits)
+    return found
+
+
+def _hash(data: bytes) -> pdq.Bits | None:
+    """The hash of a picture; None for one with too little to see, or that can't be decoded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as picture:
+                picture.draft("RGB", (_SIDE, _SIDE))  # JPEGs: decode no more than is needed
+                small = picture.convert("RGB")
+                small.thumbnail((_SIDE * 2, _SIDE * 2), Image.Resampling.BOX)
+        made = pdq.quick(pdq.luma(small))
+    except Exception:  # decoders fail in many ways; whoever uses the picture says so
+        return None
+    return pdq.packed(made.cosines[None])[0] if made.quality >= LEAST_QUALITY else None
+
+
+def shared(items: Sequence[Item], grouped: Mapping[str, str]) -> tuple[dict[Item, int], list[Message]]:
+    """The repeats of each item, those of each group brought to one budget: the highest that one of it had.
+
+    The first ones get the larger part. What is left without any gets 0, and is said.
+    """
+    members: dict[tuple[int, str], list[Item]] = {}
+    for item in items:
+        members.setdefault((item.dataset, grouped.get(str(item.path), "") or str(item.path)), []).append(item)
+    repeats: dict[Item, int] = {}
+    for group in members.values():
+        whole, rest = divmod(max(item.num_repeats for item in group), len(group))
+        for number, item in enumerate(group):
+            repeats[item] = whole + (number < rest) if len(group) > 1 else item.num_repeats
+    said = [
+        message(
+            "“{name}” is nearly the same picture as “{other}” and is left out: together they are seen as often as one.",
+            name=item.path.name,
+            other=_name(grouped[str(item.path)]),
+        )
+        for item in items
+        if not repeats[item]
+    ]
+    return repeats, said
+
+
+def _name(path: str) -> str:
+    return path.replace("\\", "/").rpartition("/")[2]
