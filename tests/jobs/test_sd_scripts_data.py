@@ -87,7 +87,7 @@ def test_numbered_folders_keep_their_repeats_and_regularisation_does_not_count(t
     parent = tmp_path / "parent"
     for name in ("3_momo", "5_momo"):
         (parent / name).mkdir(parents=True)
-        Image.new("RGB", (32, 32)).save(parent / name / "same.png")
+        Image.new("RGB", (32, 32), (int(name[0]) * 40, 0, 0)).save(parent / name / "same.png")
     made = laid(tmp_path, SubsetConfig(image_dir=str(parent)), SubsetConfig(image_dir=str(pictures), is_reg=True))
 
     assert [(subset["num_repeats"], subset.get("is_reg", False)) for subset in folders(made)] == [
