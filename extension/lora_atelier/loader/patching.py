@@ -45,6 +45,24 @@ class Patch:
     key: Hashable = None
 
 
+class Patcher(Protocol):
+    """What puts adapters on a model: ``WeightPatcher``, or a host's own way. What each method means is said there."""
+
+    @property
+    def touched(self) -> frozenset[str]: ...
+
+    @property
+    def rereads(self) -> bool: ...
+
+    def is_intact(self) -> bool: ...
+
+    def apply(self, patches: Iterable[Patch]) -> None: ...
+
+    def restore(self) -> None: ...
+
+    def forget(self) -> None: ...
+
+
 # A layer's name and "weight" or "bias".
 Place = tuple[str, str]
 _Group = tuple[Patch, ...]

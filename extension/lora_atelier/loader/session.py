@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +16,7 @@ from ..prompt import NetworkCall
 from .catalogue import Catalogue, Identity
 from .fitting import FitsAdapters, Fitted, fit
 from .originals import StoredWeights
-from .patching import OriginalsMode, Patch, WeightPatcher
+from .patching import OriginalsMode, Patch, Patcher, WeightPatcher
 
 # What a person is told beside the picture; ``locales.sentence`` says either in a language.
 Note = Message | ExtensionError
@@ -62,11 +62,19 @@ class Applied:
 class LoaderSession:
     """Keeps a host's model in the state that the last prompt asked for. Not thread-safe: the host's lock guards it."""
 
-    def __init__(self, host: AppliesAdapters, catalogue: Catalogue, settings: LoaderSettings | None = None) -> None:
+    def __init__(
+        self,
+        host: AppliesAdapters,
+        catalogue: Catalogue,
+        settings: LoaderSettings | None = None,
+        patcher: Callable[[], Patcher] | None = None,
+    ) -> None:
+        """``patcher`` makes what writes for a model that was not known yet, where the host has means of its own."""
         self._host = host
         self._catalogue = catalogue
         self._settings = settings or LoaderSettings()
-        self._patcher: WeightPatcher | None = None
+        self._make_patcher = patcher or self._weight_patcher
+        self._patcher: Patcher | None = None
         self._layers: Mapping[str, Layer] | None = None
         self._fitted: dict[Identity, Fitted | AdapterError] = {}
         # What the model was last put into, None where that is not known.
@@ -87,7 +95,7 @@ class LoaderSession:
         if layers is not self._layers or self._patcher is None:
             self.forget()
             self._layers = layers
-            self._patcher = WeightPatcher(self._host, self._host.stored_weights(), mode=self._settings.originals)
+            self._patcher = self._make_patcher()
         used: dict[Identity, Fitted | AdapterError] = {}
         found = [(call, self._find(call, used)) for call in calls]
         self.applied = ()
@@ -98,6 +106,9 @@ class LoaderSession:
             # At SD 1.5's size 0.8 GB for 0.07 CPU seconds now, and 0.4 for fresh pages at the next LoRA.
             memory.give_back()
         return notes
+
+    def _weight_patcher(self) -> Patcher:
+        return WeightPatcher(self._host, self._host.stored_weights(), mode=self._settings.originals)
 
     def restore(self) -> None:
         """Put the model back as it was before any adapter. Raises OriginalsLostError."""

@@ -37,10 +37,12 @@ class Access:
     """The rules of one server.
 
     ``remote``: it can be reached from other machines. ``names``: host names it is called by besides this machine's.
-    ``login``: whether the host has let this caller in; the default asks Gradio. ``token``: changes with every start.
+    ``hides_paths``: whoever started it wants no folders named in its page. ``login``: whether the host has let this
+    caller in; the default asks Gradio. ``token``: changes with every start.
     """
 
     remote: bool = False
+    hides_paths: bool = False
     names: frozenset[str] = frozenset()
     login: Callable[[Request], bool] | None = None
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
@@ -63,12 +65,14 @@ class Access:
 
     def check_paths(self) -> None:
         """Return if a caller may name any folder of this machine. Raises RefusedError when it could be a stranger."""
-        if self.remote:
+        if self.remote or self.hides_paths:
             raise RefusedError(
                 403,
                 HostError(
                     "A folder can't be chosen by its path here.",
-                    why="This webui can be reached from other machines.",
+                    why="The webui was started so."
+                    if self.hides_paths
+                    else "This webui can be reached from other machines.",
                     todo="Drop the pictures into the page instead.",
                 ),
             )

@@ -1,0 +1,168 @@
+"""The extension in a webui: its tab, its routes, its settings and its loader, put in place by the webui's callbacks.
+
+A webui runs ``scripts/lora_atelier_main.py`` again at every "Reload UI" and forgets all callbacks; this module stays.
+So ``start`` may be called any number of times, and what lives (the host, its runs) is kept here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from .. import locales
+from ..errors import ExtensionError, message
+from ..hosts import detection, network, router
+from ..hosts.webui import GPU_OPTION, LOADER_HOSTS, LOADER_OPTION, LOADER_OURS, PARTLY_OPTION, WebuiHost
+from ..jobs import process
+from ..jobs.queue import Queue
+from ..jobs.run_dir import RunDir
+from ..jobs.service import Jobs
+from ..web import routes
+from ..web.access import Access
+from ..web.services import Services, services
+from . import tab
+
+ELEMENT = "atelier_tab"
+SECTION = ("lora_atelier", tab.TITLE)
+_WATCH_S = 2.0
+_log = logging.getLogger(__name__)
+_state: dict[str, Any] = {}
+
+
+def start() -> None:
+    """Register everything with the webui that runs us; harmless where there is none that we know."""
+    host = _state.get("host") or detection.make()
+    if host is None:
+        _log.warning("LoRA Atelier: this webui is not one that it knows; it does nothing here")
+        return
+    _state["host"] = host
+    callbacks = import_module("modules.script_callbacks")
+    _register(callbacks, "on_before_ui", lambda: _before_ui(host))
+    _register(callbacks, "on_ui_settings", lambda: _settings(host))
+    _register(callbacks, "on_ui_tabs", _tabs)
+    _register(callbacks, "on_app_started", lambda demo, app: _app_started(host, demo, app))
+    _register(callbacks, "on_model_loaded", lambda model: host.model_changed())
+    _register(callbacks, "on_infotext_pasted", lambda text, params: network.find_pasted(params, host.catalogue))
+    _register(callbacks, "on_script_unloaded", lambda: _unloaded(host))
+    router.install(import_module("modules.extra_networks"), host)
+
+
+def script() -> type | None:
+    """A script class for the webui to find: it takes the graphics card back before a picture is made."""
+    scripts = import_module("modules.scripts")
+
+    class LoraAtelierScript(scripts.Script):  # type: ignore[name-defined, misc]
+        """Draws nothing and has no settings."""
+
+        def title(self) -> str:
+            return tab.TITLE
+
+        def show(self, is_img2img: bool) -> Any:
+            return scripts.AlwaysVisible
+
+        def before_process(self, p: Any, *args: Any) -> None:
+            host = _state.get("host")
+            if host is not None:
+                host.return_gpu()
+
+    return LoraAtelierScript
+
+
+def _register(callbacks: Any, name: str, callback: Callable[..., Any]) -> None:
+    """Register a callback whose failure is written down and takes nothing else along."""
+    register = getattr(callbacks, name, None)
+    if register is None:
+        return
+
+    def guarded(*args: Any) -> Any:
+        try:
+            return callback(*args)
+        except Exception:
+            _log.exception("LoRA Atelier: %s", name)
+            return [] if name == "on_ui_tabs" else None
+
+    register(guarded)
+
+
+def _before_ui(host: WebuiHost) -> None:
+    extra_networks = import_module("modules.extra_networks")
+    extra_networks.register_extra_network(network.make(extra_networks, host))
+
+
+def _tabs() -> list[tuple[Any, str, str]]:
+    import gradio
+
+    with gradio.Blocks(analytics_enabled=False) as page:
+        tab.build(gradio)
+    return [(page, tab.TITLE, ELEMENT)]
+
+
+def _settings(host: WebuiHost) -> None:
+    import gradio
+
+    shared, lang = import_module("modules.shared"), host.lang()
+
+    def add(name: str, default: Any, label: str, *more: Any) -> None:
+        shared.opts.add_option(name, shared.OptionInfo(default, label, *more, section=SECTION))
+
+    loader = locales.sentence(message("Who applies the LoRAs of prompts (webui: its own loader)"), lang)
+    partly = locales.sentence(message("Apply what fits of a LoRA that does not fit as a whole"), lang)
+    release = locales.sentence(message("Free the graphics card's memory when a training starts"), lang)
+    add(LOADER_OPTION, LOADER_OURS, loader, gradio.Radio, {"choices": [LOADER_OURS, LOADER_HOSTS]})
+    add(PARTLY_OPTION, False, partly)
+    add(GPU_OPTION, True, release)
+
+
+def _app_started(host: WebuiHost, demo: Any, app: Any) -> None:
+    if demo is None:
+        return  # --nowebui: no page that would need routes, and no login that would guard them
+    if isinstance(getattr(demo, "blocked_paths", None), list):
+        # Webuis hand out every file of their data folder; what a training is made of is nobody's business.
+        demo.blocked_paths.append(str(host.data_dir))
+    app.include_router(routes.router(_services(host)))
+
+
+def _services(host: WebuiHost) -> Services:
+    if "services" not in _state:
+        made = services(host, access=Access(remote=host.is_remote(), hides_paths=host.hides_paths()))
+        jobs = WebuiJobs(host)
+        _state["services"] = dataclasses.replace(made, jobs=jobs, queue=Queue(jobs))
+    known: Services = _state["services"]
+    return known
+
+
+def _unloaded(host: WebuiHost) -> None:
+    host.unload()
+    router.remove(import_module("modules.extra_networks"))
+
+
+class WebuiJobs(Jobs):
+    """The runs of a webui: it gives its graphics card to a run, and sees the new LoRA when that ends."""
+
+    def __init__(self, host: WebuiHost) -> None:
+        super().__init__(host.data_dir, host.lora_dirs()[0])
+        self._host = host
+
+    def start(self, run: RunDir) -> None:
+        """Start the trainer, then make room for it; the trainer needs some seconds before it needs the card."""
+        super().start(run)
+        threading.Thread(target=self._accompany, args=(run,), name="atelier-gpu", daemon=True).start()
+
+    def _accompany(self, run: RunDir) -> None:
+        try:
+            if self._host.option(GPU_OPTION, True):
+                self._host.release_gpu()
+        except Exception:
+            _log.exception("LoRA Atelier: the graphics card could not be freed")
+        while not process.has_exited(run):
+            time.sleep(_WATCH_S)
+        try:
+            self._host.return_gpu()
+            self._host.refresh_adapters()
+        except (ExtensionError, OSError, RuntimeError):
+            _log.exception("LoRA Atelier: the webui could not be told that the training has ended")
