@@ -1,5 +1,6 @@
 """Real runs of what recipes ask for: another VAE, LoRAs in the base, pictures seen afresh, every kind of adapter."""
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -18,9 +19,11 @@ from lora_atelier.config import (
     OutputConfig,
     ScheduleConfig,
     ValidationConfig,
+    from_kohya,
 )
 from lora_atelier.models import load as models
 from lora_atelier.models.layers import layers
+from lora_atelier.trainer import preparation
 from lora_atelier.trainer.run import FINISHED, run
 
 _spec = importlib.util.spec_from_file_location("preparation_helpers", Path(__file__).with_name("test_preparation.py"))
@@ -197,3 +200,86 @@ def test_every_kind_trains_and_its_file_draws_what_was_trained(
         said = opened.metadata()
     assert said["ss_network_module"] == "lycoris.kohya"
     assert json.loads(said["ss_network_args"])["algo"] == {"oft": "diag-oft"}.get(kind, kind)
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value", "words"),
+    [
+        ("optimizer", "optimizer", "no_such_package.Best", "no_such_package"),
+        ("schedule", "lr_scheduler_type", "StepLRR", "StepLRR"),
+        ("network", "network_weights", "gone.safetensors", "gone"),
+        ("output", "metadata_thumbnail", "gone.png", "gone.png"),
+    ],
+)
+def test_what_can_not_be_had_is_said_before_the_model_is_read(
+    group, name, value, words, tmp_path, tiny_model_folder, pictures, monkeypatch
+):
+    monkeypatch.setattr(preparation.models, "load", lambda *_: pytest.fail("the model was read"))
+    made = make(tmp_path / "run", tiny_model_folder, pictures, more={group: {name: value}})
+
+    assert run(made) != FINISHED
+    assert words in failure(made)
+
+
+def test_a_recipe_of_many_folders_in_many_encodings_is_seen_as_kohyas_files_say(
+    tmp_path, tiny_model_folder, prepared, monkeypatch
+):
+    """Numbered folders, two datasets with their own batches, JSON lines, cp932 and BOM, regularisation, one broken."""
+    from lora_atelier.trainer import session
+
+    def picture(path, seed):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_mandelbrot((64, 64), (-2 + seed / 9, -1.5, 1, 1.5), 20 + seed).convert("RGB").save(path)
+
+    for at in range(4):
+        picture(tmp_path / "kohya" / "3_momo figure" / f"{at}.png", at)
+        picture(tmp_path / "listed" / f"b{at}.png", 10 + at)
+    for at in range(2):
+        picture(tmp_path / "reg" / "1_figure" / f"r{at}.png", 20 + at)
+    numbered = tmp_path / "kohya" / "3_momo figure"
+    (numbered / "0.txt").write_bytes("桃の絵, 赤".encode("cp932"))
+    (numbered / "1.txt").write_bytes(b"\xef\xbb\xbfmomo with a mark")
+    (numbered / "broken.png").write_bytes((numbered / "0.png").read_bytes()[:200])
+    rows = [{"image_path": f"b{at}.png", "caption": f"b {at}", "tags": "x, y"} for at in range(4)]
+    (tmp_path / "meta.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    size = {"resolution": [64, 64], "enable_bucket": False}
+    datasets = [
+        {
+            **size,
+            "batch_size": 3,
+            "subsets": [
+                {"image_dir": str(tmp_path / "kohya"), "caption_extension": ".txt"},
+                {"image_dir": str(tmp_path / "reg"), "is_reg": True},
+            ],
+        },
+        {
+            **size,
+            "batch_size": 2,
+            "network_multiplier": -1.0,
+            "subsets": [{"image_dir": str(tmp_path / "listed"), "metadata_file": str(tmp_path / "meta.jsonl")}],
+        },
+    ]
+    config = from_kohya({"all": {"max_train_steps": 2}}, {"datasets": datasets})
+    made = make(tmp_path / "run", tiny_model_folder, tmp_path / "kohya")
+    written = dataclasses.replace(config_files.read(made), data=config.data, validation=PLAIN)
+    config_files.write(written, made)
+    plans, real = [], session.plan_of
+    monkeypatch.setattr(session, "plan_of", lambda *given: plans.append(real(*given)) or plans[-1])
+
+    assert run(made) == FINISHED
+
+    assert [(e.caption, e.weight) for e in prepared[0].examples] == [
+        ("桃の絵, 赤", 1.0),
+        ("momo with a mark", 1.0),
+        ("momo figure", 1.0),
+        ("momo figure", 1.0),
+        ("figure", 1.0),
+        ("figure", 1.0),
+        *((f"b {at},x, y", 1.0) for at in range(4)),
+    ]
+    plan = plans[-1]
+    assert [sight.repeats for sight in plan.sights] == [3] * 4 + [6] * 2 + [1] * 4
+    batches = [plan.batch(at) for at in range(plan.batches_per_epoch)]
+    assert sorted(len(batch) for batch in batches) == [2] * 2 + [3] * 8
+    said = " ".join(warnings(made))
+    assert "broken.png" in said and "cp932" in said

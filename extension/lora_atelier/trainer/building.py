@@ -12,9 +12,10 @@ from ..config import TrainConfig
 from ..models.load import Model
 from ..models.sample import DEFAULT_SAMPLER, scheduler
 from ..models.text import TextConditioning
-from . import losses, optimizers
+from . import losses, optimizers, schedules
 from .averaging import Average
 from .groups import parameter_groups
+from .metadata import thumbnail
 from .network import LoraNetwork
 from .run import Run
 from .sizes import stored_sizes
@@ -44,6 +45,15 @@ def build(this: Run, model: Model, accelerator: Any, condition: Callable[[Sequen
     decay = config.optimizer.ema_decay
     average = Average(network.parameters(), decay) if decay else None
     return Trainee(model, network, optimizer, accelerator, _alphas(model, config), condition, average)
+
+
+def require(config: TrainConfig) -> None:
+    """Raise ConfigError or AdapterError for what can't be had or read, before anything of the model is read."""
+    optimizers.described(config.optimizer)
+    schedules.factor(0, config.schedule, learning_rate=config.optimizer.learning_rate)
+    read_start(config.network)
+    if config.output.metadata_thumbnail:
+        thumbnail(config.output.metadata_thumbnail)
 
 
 def _optimizer(this: Run, network: LoraNetwork) -> torch.optim.Optimizer:

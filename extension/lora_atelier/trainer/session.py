@@ -19,7 +19,7 @@ from ..models import detect
 from ..models.detect import ModelInfo
 from . import checkpoint
 from .best import Best
-from .building import build
+from .building import build, require
 from .checkpoint import Progressed
 from .gallery import Gallery
 from .heldout import validated
@@ -73,6 +73,7 @@ class Session:
         announce(this, pictures.warnings)
         info = detect.inspect(Path(config.model.base_model))
         _require_same(this, info)
+        require(config)
         session = cls.build(this, Preparation(this, pictures, info, accelerator.device), accelerator, steps_per_epoch)
         session.take_up()
         return session
