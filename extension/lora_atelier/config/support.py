@@ -38,6 +38,10 @@ WHY: Mapping[str, Message] = {
         "Faces are cut out only of pictures whose names tell where they are, and without buckets. Cut the pictures "
         "beforehand, or train with sd-scripts (--engine sd-scripts)."
     ),
+    "schedule.lr_scheduler_args": message(
+        "lr_scheduler_args are arguments of a class (lr_scheduler_type); the named schedules have settings of their own, "
+        "like lr_warmup_steps and lr_scheduler_num_cycles. Use those, or train with sd-scripts (--engine sd-scripts)."
+    ),
     "network.algorithm=kohya-oft": message(
         "sd-scripts' own OFT has no counterpart in our trainer. Choose oft, which is LyCORIS' and does the same, or "
         "train with sd-scripts (--engine sd-scripts)."
