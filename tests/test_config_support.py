@@ -47,8 +47,10 @@ def all_settings():
 
 def names_that_are_read():
     """Every attribute that the trainer, or what it reads pictures with, asks anything for."""
-    for part in ("trainer", "datasets", "jobs", "models"):
-        for path in (PACKAGE / part).rglob("*.py"):
+    # Two of the configuration's modules are computed with by the trainer.
+    for part in ("trainer", "datasets", "jobs", "models", "config/rhythm.py", "config/epochs.py"):
+        found = PACKAGE / part
+        for path in found.rglob("*.py") if found.is_dir() else [found]:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Attribute):
                     yield node.attr
