@@ -26,6 +26,7 @@ from ..engines.kohya_output import Translator, Wrote, failure
 from ..errors import AlreadyRunningError, ConfigError, ExtensionError, JobError, Message, message
 from ..events import Appender, Event, Failed, Finished, Preparing, Sampled, Saved, Stopped, Warned
 from ..locking import FileLock
+from ..rights import signature
 from . import estimate, sd_scripts_files
 from .run_dir import Job, RunDir
 from .sd_scripts_data import LaidOut, lay_out
@@ -232,6 +233,9 @@ class Supervisor:
             write_card(target, trigger=self.job.trigger, description="LoRA Atelier", preview=self._preview)
         except OSError as error:
             self.warn(message("The card of the LoRA could not be written: {reason}.", reason=str(error)))
+        unsigned = signature.sign_result(target, self._data_dir())
+        if unsigned is not None:
+            self.warn(unsigned)
         kept = self.before if self.before.complete else self._kept(step)
         self.tell(
             Finished(

@@ -161,6 +161,8 @@ def _shared(
         # A run that goes on has the groups that it began with.
         grouped = {path: record.group for path, record in records.items() if record.group}
     repeats, said = near_duplicates.shared(sharing, grouped)
+    for item, number in repeats.items():
+        records[str(item.path)] = replace(records[str(item.path)], left_out=not number)
     used = {item: repeats.get(item, item.num_repeats) for item in items}
     return {item: replace(item, num_repeats=number) for item, number in used.items() if number}, said
 

@@ -37,7 +37,8 @@ class Record:
 
     ``signals`` counts what was said about training by "kind: use"; ``credits`` are those that were opted in;
     ``override`` is the reason that was given against a prohibition; ``group`` is the picture that this one is nearly
-    the same as; ``evidence`` lists the hashes of documents; ``people`` is what was said of persons in it.
+    the same as; ``evidence`` lists the hashes of documents; ``people`` is what was said of persons in
+    it; ``left_out`` is one that is seen no time because others are nearly the same.
     """
 
     path: str
@@ -54,6 +55,7 @@ class Record:
     people: Mapping[str, str] = field(default_factory=dict)
     evidence: tuple[str, ...] = ()
     group: str = ""
+    left_out: bool = False
     is_reg: bool = False
 
 

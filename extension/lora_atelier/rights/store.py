@@ -33,6 +33,11 @@ def path_in(data_dir: Path) -> Path:
     return data_dir / "rights" / "ledger.db"
 
 
+def data_dir_of(run_dir: Path) -> Path:
+    """The data folder of a run; a run that stands alone is its own."""
+    return run_dir.parents[1] if run_dir.parent.name == "runs" else run_dir
+
+
 class Store:
     """The store of one data folder; a connection for each call, so that threads and processes may share the file."""
 
@@ -42,7 +47,7 @@ class Store:
     @classmethod
     def of_run(cls, run_dir: Path) -> Store | None:
         """The store beside a run's directory; None where there is none yet."""
-        store = cls(run_dir.parents[1]) if run_dir.parent.name == "runs" else cls(run_dir)
+        store = cls(data_dir_of(run_dir))
         return store if store.path.is_file() else None
 
     @contextlib.contextmanager
@@ -145,6 +150,11 @@ class Store:
             withdrawn = withdrawn or entry.withdrawn is not None
             found += [signal(one.kind, "inherited", one.raw, one.use) for one in entry.signals().prohibitions()]
         return Signals(tuple(dict.fromkeys(found))), withdrawn
+
+    def pixels_of(self, item_id: str) -> set[str]:
+        """The pixel ids that are known of a file."""
+        with self._open() as db:
+            return {row for (row,) in db.execute("SELECT pixel_id FROM items WHERE item_id = ?", (item_id,)) if row}
 
     # ------------------------------------------------------------------------------------------------ what was read
 

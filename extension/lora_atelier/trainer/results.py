@@ -13,6 +13,8 @@ from ..adapters import file as adapter_file
 from ..config.rhythm import Rhythm, outdated
 from ..errors import JobError, message
 from ..events import Saved
+from ..rights import signature
+from ..rights.store import data_dir_of
 from . import checkpoint
 from .best import Best
 from .checkpoint import Progressed
@@ -102,6 +104,9 @@ class Results:
             checkpoint.write_card(path, trigger=self.this.job.trigger, description="LoRA Atelier", preview=preview)
         except OSError as error:
             self.this.warn(message("The card of the LoRA could not be written: {reason}.", reason=str(error)))
+        unsigned = signature.sign_result(path, data_dir_of(self.this.path))
+        if unsigned is not None:
+            self.this.warn(unsigned)
         return path, model_hash
 
     def write_adapter(self, path: Path, step: int) -> str:
