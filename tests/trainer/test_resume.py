@@ -130,6 +130,16 @@ OPTIONS = {
         "optimizer": OptimizerConfig(optimizer="Adafactor"),
         "schedule": ScheduleConfig(steps=6, seed=5, scheduler="adafactor"),
     },
+    "LoKr with dropouts, a schedule by class": {
+        "network": NetworkConfig(
+            rank=4, algorithm="lokr", conv_rank=2, dora_wd=True, dropout=0.1, rank_dropout=0.2, module_dropout=0.2
+        ),
+        "schedule": ScheduleConfig(steps=6, seed=5, lr_scheduler_type="StepLR", lr_scheduler_args=("step_size=2",)),
+    },
+    "DyLoRA, checkpointing": {
+        "network": NetworkConfig(rank=4, algorithm="dylora", network_args=("block_size=2",), rank_dropout=0.2),
+        "schedule": ScheduleConfig(steps=6, seed=5, gradient_checkpointing=True),
+    },
 }
 
 
@@ -146,7 +156,8 @@ def test_a_run_with_more_options_resumes_as_exactly(tmp_path, tiny_model_folder,
     assert run(stopped) == FINISHED
 
     assert same(adapter(straight), adapter(stopped))
-    assert any(value.abs().max() > 0 for key, value in adapter(straight).items() if "lora_up" in key)
+    last = ("lora_up.weight", "lokr_w2")
+    assert any(value.abs().max() > 0 for key, value in adapter(straight).items() if key.endswith(last))
 
 
 def test_the_file_holds_the_average_and_the_state_the_weights_that_are_trained(tmp_path, tiny_model_folder, pictures):
