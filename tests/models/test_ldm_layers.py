@@ -25,8 +25,11 @@ def ldm_unet(unet):
 @pytest.fixture(params=["sd1", "sdxl"])
 def unet(request):
     with torch.device("meta"):
-        made = diffusers.UNet2DConditionModel.from_config(configs.UNETS[request.param][0] if isinstance(
-            configs.UNETS[request.param], (list, tuple)) else configs.UNETS[request.param])
+        made = diffusers.UNet2DConditionModel.from_config(
+            configs.UNETS[request.param][0]
+            if isinstance(configs.UNETS[request.param], (list, tuple))
+            else configs.UNETS[request.param]
+        )
     return request.param, made
 
 

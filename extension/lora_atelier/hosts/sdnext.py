@@ -88,6 +88,9 @@ class SdNextHost(WebuiHost):
             models.unload_model_weights(op=kind)
         memory.give_back()
 
+    def _way(self) -> tuple[Any, ...]:
+        return *super()._way(), self.offload_mode()
+
     def offload_mode(self) -> str:
         """ "none", "model", "balanced", "group" or "sequential"."""
         return str(self.option("diffusers_offload_mode", "none"))

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +21,7 @@ import torch
 from .. import locales
 from ..errors import AdapterError, ExtensionError, HostError, ModelError, OriginalsLostError, message
 from ..loader.catalogue import Catalogue
-from ..loader.patching import Patcher
+from ..loader.patching import Patcher, WeightPatcher
 from ..loader.session import Embeddings, LoaderSession, LoaderSettings
 from ..models import detect
 from ..models.detect import ModelInfo
@@ -55,7 +55,7 @@ class WebuiHost:
         self._model: Any = None
         self._layers: dict[str, Layer] = {}
         self._aliases: dict[str, str] = {}
-        self._partly = False
+        self._went: tuple[Any, ...] = ()
         self._session = self._new_session()
         self._calls: tuple[NetworkCall, ...] = ()
         self._warnings: list[Note] = []
@@ -72,9 +72,9 @@ class WebuiHost:
         """Where a model's weights are, by kohya layer name, and other names in use."""
         raise NotImplementedError
 
-    def patcher(self) -> Patcher | None:
-        """The webui's own means of changing weights, or None: they are written by ours."""
-        return None
+    def patcher(self) -> Patcher:
+        """What changes the weights of a model that was not known yet: ours writes them."""
+        return WeightPatcher(self)
 
     def release_gpu(self) -> None:
         """Give the graphics card's memory to a training."""
@@ -214,9 +214,9 @@ class WebuiHost:
             self._leave_other_model()
             if self.sd_model() is None:
                 return notes
-            if bool(self.option(PARTLY_OPTION, False)) != self._partly:
-                self._partly = not self._partly
-                self._session.restore()
+            if self._way() != self._went:
+                with contextlib.suppress(ExtensionError):
+                    self._session.restore()
                 self._session = self._new_session()
             if self._calls:
                 self.prepare()
@@ -267,11 +267,14 @@ class WebuiHost:
         """A path of the webui's, which may be relative to its folder."""
         return Path(self.module("modules.paths").script_path, path).absolute()
 
+    def _way(self) -> tuple[Any, ...]:
+        """The settings that say how LoRAs are applied: with other ones it is begun anew."""
+        return (bool(self.option(PARTLY_OPTION, False)),)
+
     def _new_session(self) -> LoaderSession:
-        settings = LoaderSettings(originals="auto", partly=self._partly)
-        own = self.patcher()
-        make: Callable[[], Patcher] | None = None if own is None else (lambda: own)
-        return LoaderSession(self, self.catalogue, settings, make)
+        self._went = self._way()
+        settings = LoaderSettings(originals="auto", partly=self._went[0])
+        return LoaderSession(self, self.catalogue, settings, self.patcher)
 
     def _has_builtin(self) -> bool:
         return "lora" in self.module("modules.extra_networks").extra_network_registry
