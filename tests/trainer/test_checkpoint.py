@@ -230,6 +230,28 @@ def test_the_first_and_the_last_samples_have_one_without_the_trigger(tmp_path, t
     assert (made / "samples" / "step-000006-01.png").read_bytes() == (made / "loras" / "momo.png").read_bytes()
 
 
+@pytest.fixture
+def another_precision():
+    """accelerate keeps one precision for a process; a trainer has a process of its own."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_samples_are_drawn_in_half_precision_too(tmp_path, tiny_model_folder, pictures, another_precision):
+    """The LoRA's own numbers are float32 beside a model in bfloat16."""
+    schedule = ScheduleConfig(steps=2, seed=5, mixed_precision="bf16")
+    sampling = SamplingConfig(prompts=("momo --w 64 --h 64 --s 1",))
+    made = make(tmp_path / "run", tiny_model_folder, pictures, sampling=sampling, schedule=schedule)
+
+    assert run(made) == FINISHED
+
+    assert {sample.step for sample in told(made, events.Sampled)} == {0, 1, 2}
+    assert not [w for w in told(made, events.Warned) if "sample" in w.message["template"]]
+
+
 def test_a_run_whose_last_state_is_gone_goes_on_from_the_one_before(tmp_path, tiny_model_folder, pictures, monkeypatch):
     straight, torn = (make(tmp_path / name, tiny_model_folder, pictures) for name in ("straight", "torn"))
     assert run(straight) == FINISHED

@@ -70,9 +70,13 @@ class Model:
         )
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return the pictures (b, 3, 8h, 8w), 0 to 1, float32, of scaled latents (b, 4, h, w)."""
+        """Return the pictures (b, 3, 8h, 8w), 0 to 1, float32, of scaled latents (b, 4, h, w).
+
+        Computed in the VAE's own precision, also within autocast: SDXL's overflows float16.
+        """
         latents = latents.to(self.vae.device, self.vae.dtype) / self.scaling_factor
-        pixels = self.vae.decode(latents, return_dict=False)[0]
+        with torch.autocast(latents.device.type, enabled=False):
+            pixels = self.vae.decode(latents, return_dict=False)[0]
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:

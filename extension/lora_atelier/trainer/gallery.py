@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,13 +40,21 @@ class Gallery:
         if not prompts:
             return
         plain = [samples.without_trigger(prompt, trigger) for prompt in prompts] if bleed else []
-        with self.trainee.arrived():
-            self.trainee.network.eval()
+        with self.drawing():
             for number, prompt in enumerate(prompts, 1):
                 self._draw(step, number, prompt)
             for prompt in [each for each in plain if each is not None][:1]:
                 self._draw(step, len(prompts) + 1, prompt, trigger=False)
-            self.trainee.network.train()
+
+    @contextlib.contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Within, the model draws as it will with the finished LoRA, whose numbers are float32 beside it."""
+        with self.trainee.arrived(), self.trainee.accelerator.autocast():
+            self.trainee.network.eval()
+            try:
+                yield
+            finally:
+                self.trainee.network.train()
 
     @property
     def _folder(self) -> Path:

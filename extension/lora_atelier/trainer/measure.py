@@ -253,12 +253,10 @@ class _Measured:
         first = prompts[0]
         calls = _Calls(session.trainee.model.unet)
         began = time.monotonic()
-        with session.trainee.arrived():
-            session.trainee.network.eval()
+        with session.gallery.drawing():
             path = self.this.path / "samples" / "measured.png"
             shown = dataclasses.replace(first, steps=_SAMPLE_STEPS)
             samples.draw(session.trainee.model, shown, path, clip_skip=config.model.clip_skip)
-            session.trainee.network.train()
         around = time.monotonic() - began - calls.end()
         per_step = calls.seconds / _SAMPLE_STEPS
 
