@@ -97,7 +97,7 @@ def train(page: Any, quality: str) -> None:
     page.wait_for_function("document.querySelectorAll('.atelier-tile').length === 16")
     page.fill("#atelier_name", "Momo")
     page.fill("#atelier_trigger", "momo figure")
-    page.check('input[name="atelier_whose"][value="mine"]')
+    page.select_option("#atelier_whose", "mine")
     page.select_option("#atelier_quality", quality)
     page.wait_for_function("document.querySelector('#atelier_plan').textContent.includes('16 pictures')")
     page.click("#atelier_train")

@@ -117,6 +117,21 @@
         return t("{count} hours", { count: (seconds / 3600).toFixed(1) });
     }
 
+    // "3.2 GB"
+    function bytes(count) {
+        if (count >= 1e9) return `${(count / 1e9).toFixed(1)} GB`;
+        return count >= 1e7 ? `${Math.round(count / 1e6)} MB` : `${(count / 1e6).toFixed(1)} MB`;
+    }
+
+    function button(text, onclick, attributes) {
+        const { kind, ...rest } = attributes || {};
+        return el("button", { type: "button", class: `atelier-button${kind ? ` ${kind}` : ""}`, onclick, text, ...rest });
+    }
+
+    function link(text, onclick, attributes) {
+        return el("button", { type: "button", class: "atelier-link", onclick, text, ...attributes });
+    }
+
     // Buttons of the languages there are; each is written in its own.
     function languages() {
         const choice = (lang, name) =>
@@ -182,6 +197,9 @@
         find,
         replace,
         duration,
+        bytes,
+        button,
+        link,
         errorBox,
         languages,
         storage,

@@ -2,26 +2,38 @@
 (function () {
     "use strict";
 
-    const { t, api, el, replace, errorBox } = window.atelier;
+    const { t, api, el, link, replace, errorBox } = window.atelier;
     const TOGETHER = 2; // uploads at a time
     const PER_UPLOAD = 8; // files in one
     const PAGE = 60; // thumbnails asked for at a time
     const ACCEPT = "image/*,.txt,.caption,.zip";
+    // What pictures can have wrong with them: in words, and whether leaving them out helps.
+    const KINDS = {
+        broken: [(count) => t("{count} can't be read", { count }), true],
+        large: [(count) => t("{count} too large", { count }), true],
+        prohibited: [(count) => t("{count} forbid training", { count }), true],
+        duplicate: [(count) => t("{count} nearly the same as another", { count }), true],
+        blurred: [(count) => t("{count} blurred", { count }), true],
+        small: [(count) => t("{count} small", { count }), true],
+        caption: [(count) => t("{count} without caption", { count }), false],
+        animated: [(count) => t("{count} animated", { count }), false],
+    };
 
     class Pictures {
         constructor(onchange) {
             this.onchange = onchange;
-            this.upload = "";
-            this.folder = "";
-            this.total = 0;
-            this.shown = [];
-            this.problems = [];
+            this.side = 0; // the size that the base model learns at
             this.busy = 0;
             this.line = Promise.resolve();
             this.element = el("div", { class: "atelier-pictures" });
+            this.clear();
         }
 
-        render() {
+        clear() {
+            Object.assign(this, { upload: "", folder: "", total: 0, shown: [], problems: [], counts: {}, leftOut: [], looked: 0, only: "" });
+        }
+
+        render(paths) {
             const choose = el("input", { type: "file", multiple: true, accept: ACCEPT, id: "atelier_files", hidden: true });
             const take = (input) => {
                 this.add([...input.files]);
@@ -30,20 +42,39 @@
             choose.addEventListener("change", () => take(choose));
             const folder = el("input", { type: "file", webkitdirectory: true, hidden: true });
             folder.addEventListener("change", () => take(folder));
-            const drop = el(
+            this.drop = el(
                 "div",
                 { class: "atelier-drop", id: "atelier_drop" },
                 el("div", { class: "atelier-drop-mark", "aria-hidden": "true", text: "＋" }),
-                el("p", { text: t("Drop pictures here") }),
                 el(
-                    "p",
-                    { class: "atelier-drop-or" },
-                    el("button", { type: "button", class: "atelier-link", onclick: () => choose.click(), text: t("choose files") }),
-                    " · ",
-                    el("button", { type: "button", class: "atelier-link", onclick: () => folder.click(), text: t("choose a folder") })
-                ),
-                el("p", { class: "atelier-hint", text: t("10 to 30 pictures are a good start. A .zip works too; .txt files of the same name are captions.") })
+                    "div",
+                    { class: "atelier-drop-words" },
+                    el("p", { class: "atelier-drop-title", text: t("Drop pictures here") }),
+                    el(
+                        "p",
+                        { class: "atelier-drop-or" },
+                        link(t("choose files"), () => choose.click(), { id: "atelier_choose" }),
+                        " · ",
+                        link(t("choose a folder"), () => folder.click()),
+                        paths && " · ",
+                        paths && link(t("type a path"), () => this.typePath(), { id: "atelier_type_path", "aria-expanded": "false" })
+                    ),
+                    el("p", { class: "atelier-hint", text: t("10 to 30 pictures are a good start. A .zip works too; .txt files of the same name are captions.") })
+                )
             );
+            this.listenToDrops();
+            this.path = el("div", { class: "atelier-row", hidden: true });
+            this.status = el("div", { class: "atelier-status", "aria-live": "polite" });
+            this.grid = el("div", { class: "atelier-grid", id: "atelier_thumbnails" });
+            this.more = el("div", { class: "atelier-more" });
+            replace(this.element, this.drop, choose, folder, this.path, this.status, this.grid, this.more);
+            if (this.folder) this.typePath();
+            this.draw();
+            return this.element;
+        }
+
+        listenToDrops() {
+            const { drop } = this;
             drop.addEventListener("dragover", (event) => {
                 event.preventDefault();
                 drop.classList.add("is-over");
@@ -54,42 +85,31 @@
                 drop.classList.remove("is-over");
                 this.add(await droppedFiles(event.dataTransfer));
             });
-            this.status = el("div", { class: "atelier-status", "aria-live": "polite" });
-            this.grid = el("div", { class: "atelier-grid", id: "atelier_thumbnails" });
-            this.more = el("div", { class: "atelier-more" });
-            replace(this.element, drop, choose, folder, this.pathRow(), this.status, this.grid, this.more);
-            this.draw();
-            return this.element;
         }
 
-        pathRow() {
-            const input = el("input", {
-                type: "text",
-                id: "atelier_folder",
-                class: "atelier-input",
-                "aria-label": t("Folder on this computer"),
-                placeholder: t("or type a folder's path"),
-                value: this.folder,
-            });
+        typePath() {
+            const input = el("input", { type: "text", id: "atelier_folder", class: "atelier-input", "aria-label": t("Folder on this computer"), placeholder: t("a folder's full path"), value: this.folder });
             const open = () => input.value.trim() && this.openFolder(input.value.trim());
             input.addEventListener("keydown", (event) => event.key === "Enter" && open());
-            return el(
-                "div",
-                { class: "atelier-row" },
-                input,
-                el("button", { type: "button", class: "atelier-button", id: "atelier_open_folder", onclick: open, text: t("Open") })
-            );
+            replace(this.path, input, el("button", { type: "button", class: "atelier-button", id: "atelier_open_folder", onclick: open, text: t("Open") }));
+            this.path.hidden = false;
+            if (!this.folder) input.focus();
         }
+
+        // ------------------------------------------------------------------------------------- coming and going
 
         async openFolder(path) {
             await this.working(t("Reading the folder …"), async () => {
                 const said = await api("POST", "folder", { path });
-                this.take(said.upload, said.folder || path, said.total, said.pictures);
+                this.begin(said.upload, said.folder || path);
+                await this.load(0);
             });
+            this.lookOn();
         }
 
-        take(upload, folder, total, pictures) {
-            Object.assign(this, { upload, folder, total, shown: pictures, problems: [] });
+        begin(upload, folder) {
+            this.clear();
+            Object.assign(this, { upload, folder });
         }
 
         async add(given) {
@@ -97,10 +117,7 @@
             const files = given.filter((file) => !/^(\.|thumbs\.db$|desktop\.ini$)/i.test(file.name));
             if (!files.length) return;
             await this.working(t("Adding pictures …"), async () => {
-                if (!this.upload || this.folder) {
-                    const made = await api("POST", "uploads");
-                    this.take(made.upload, "", 0, []);
-                }
+                if (!this.upload || this.folder) this.begin((await api("POST", "uploads")).upload, "");
                 this.problems = [];
                 try {
                     await this.send(files);
@@ -137,27 +154,43 @@
             await Promise.all(Array.from({ length: TOGETHER }, worker));
         }
 
-        async load(from) {
-            const said = await api("GET", `uploads/${this.upload}?from=${from}&count=${PAGE}`);
-            this.total = said.total;
+        async load(from, count) {
+            const said = await api("GET", `uploads/${this.upload}?from=${from}&count=${count || PAGE}&side=${this.side}&only=${this.only}`);
+            this.shownTotal = said.total;
+            if (!this.only) this.total = said.total;
+            Object.assign(this, { counts: said.counts, leftOut: said.left_out, looked: said.looked, folder: said.folder });
             this.shown = from ? [...this.shown, ...said.pictures] : said.pictures;
+            if (this.only && !said.total) {
+                this.only = "";
+                await this.load(0);
+            }
         }
 
-        // The same pictures once more, their problems in the language of now.
+        // The same pictures once more: in the language of now, or for another model.
         async reload() {
-            const shown = Math.max(this.shown.length, PAGE);
+            if (!this.upload) return;
+            await this.working("", () => this.load(0, Math.min(500, Math.max(this.shown.length, PAGE))));
+        }
+
+        // A folder that was opened by its path is looked into bit by bit, so that blurred and doubled pictures are known.
+        async lookOn() {
+            const { upload } = this;
+            for (let left = 1; left && upload === this.upload; ) {
+                ({ left } = await api("POST", `uploads/${upload}/look`).catch(() => ({ left: 0 })));
+                if (upload === this.upload && !document.hidden) await this.reload();
+            }
+        }
+
+        async leaveOut(asked) {
             await this.working("", async () => {
-                const said = await api("GET", `uploads/${this.upload}?from=0&count=${shown}`);
-                this.take(this.upload, this.folder, said.total, said.pictures);
+                await api("POST", `uploads/${this.upload}/leave-out`, { side: this.side, ...asked });
+                await this.load(0, Math.min(500, Math.max(this.shown.length, PAGE)));
             });
         }
 
-        async remove(name) {
-            await this.working("", async () => {
-                await api("DELETE", `uploads/${this.upload}/pictures/${encodeURIComponent(name)}`);
-                this.shown = this.shown.filter((picture) => picture.name !== name);
-                this.total -= 1;
-            });
+        async caption(name, text) {
+            await api("PUT", `uploads/${this.upload}/captions/${encodeURIComponent(name)}`, { text });
+            await this.reload();
         }
 
         // One thing after the other: two drops at once would otherwise begin two collections.
@@ -166,7 +199,7 @@
             this.onchange();
             this.line = this.line.then(async () => {
                 this.error = null;
-                this.say(text);
+                if (text) this.say(text);
                 try {
                     await work();
                 } catch (error) {
@@ -181,57 +214,91 @@
 
         // Show a collection of earlier, by its id.
         async again(upload) {
-            const said = await api("GET", `uploads/${upload}?from=0&count=${PAGE}`);
-            this.take(upload, said.folder || "", said.total, said.pictures);
+            this.begin(upload, "");
+            try {
+                await this.load(0);
+            } catch (error) {
+                this.clear();
+            }
         }
 
+        // ------------------------------------------------------------------------------------------- drawing
+
         say(text, share) {
-            replace(
-                this.status,
-                text && el("span", { text }),
-                share !== undefined && el("progress", { class: "atelier-progress", max: 1, value: share, "aria-label": text })
-            );
+            replace(this.status, text && el("span", { text }), share !== undefined && el("progress", { class: "atelier-progress", max: 1, value: share, "aria-label": text }));
         }
 
         draw() {
-            const bad = this.shown.filter((picture) => picture.problems.length).length;
-            const summary = this.total ? t("{count} pictures", { count: this.total }) : "";
+            if (!this.grid) return;
+            this.drop.classList.toggle("is-small", this.total > 0);
             replace(
                 this.status,
                 this.error && errorBox(this.error),
                 ...this.problems.slice(0, 5).map((text) => el("div", { class: "atelier-note", text })),
                 this.problems.length > 5 && el("div", { class: "atelier-note", text: t("… and {count} more files.", { count: this.problems.length - 5 }) }),
-                summary && el("div", { class: "atelier-count", id: "atelier_count", text: bad ? `${summary} · ${t("{count} need a look", { count: bad })}` : summary })
+                this.total > 0 && el("div", { class: "atelier-count", id: "atelier_count", text: this.summary() }),
+                this.remedies(),
+                this.leftOut.length > 0 && this.leftOutLine()
             );
-            replace(this.grid, ...this.shown.map((picture) => this.tile(picture)));
-            const left = this.total - this.shown.length;
-            replace(
-                this.more,
-                left > 0 &&
-                    el("button", {
-                        type: "button",
-                        class: "atelier-button",
-                        onclick: () => this.working("", () => this.load(this.shown.length)),
-                        text: t("Show more ({count} left)", { count: left }),
-                    })
+            replace(this.grid, ...this.shown.map((picture, at) => this.tile(picture, at)));
+            const left = (this.shownTotal || 0) - this.shown.length;
+            replace(this.more, left > 0 && el("button", { type: "button", class: "atelier-button", onclick: () => this.working("", () => this.load(this.shown.length)), text: t("Show more ({count} left)", { count: left }) }));
+        }
+
+        summary() {
+            const count = this.total === 1 ? t("1 picture") : t("{count} pictures", { count: this.total });
+            return this.looked < this.total ? `${count} · ${t("looked at {count} so far", { count: this.looked })}` : count;
+        }
+
+        remedies() {
+            const found = Object.keys(KINDS).filter((kind) => this.counts[kind]);
+            if (!found.length) return null;
+            return el(
+                "ul",
+                { class: "atelier-remedies", id: "atelier_remedies" },
+                ...found.map((kind) => {
+                    const [words, helps] = KINDS[kind];
+                    const only = this.only === kind;
+                    const show = () => {
+                        this.only = only ? "" : kind;
+                        this.working("", () => this.load(0));
+                    };
+                    return el(
+                        "li",
+                        { class: only ? "is-chosen" : "" },
+                        link(words(this.counts[kind]), show, { "aria-pressed": String(only), title: only ? t("Show all") : t("Show only these") }),
+                        helps && el("button", { type: "button", class: "atelier-chip", "data-kind": kind, onclick: () => this.leaveOut({ kind }), text: t("Leave out") })
+                    );
+                })
             );
         }
 
-        tile(picture) {
+        leftOutLine() {
+            const back = () => this.leaveOut({ names: this.leftOut, out: false });
+            return el("p", { class: "atelier-hint", id: "atelier_left_out" }, t("{count} left out", { count: this.leftOut.length }), " · ", link(t("Take them back"), back));
+        }
+
+        tile(picture, at) {
             const said = picture.problems.join(" ");
-            const picturePart = picture.thumbnail_url
-                ? el("img", { src: "." + picture.thumbnail_url, loading: "lazy", alt: picture.caption || picture.name, decoding: "async" })
-                : el("div", { class: "atelier-broken", "aria-hidden": "true", text: "✕" });
+            const open = () => window.atelier.pictureDialog(this, at);
+            const shown = picture.thumbnail_url
+                ? el("img", { src: "." + picture.thumbnail_url, loading: "lazy", alt: "", decoding: "async" })
+                : el("span", { class: "atelier-broken", "aria-hidden": "true", text: "✕" });
             return el(
                 "figure",
-                { class: `atelier-tile${picture.refused ? " is-refused" : said ? " is-warned" : ""}`, title: [picture.name, picture.caption, said].filter(Boolean).join("\n") },
-                picturePart,
-                said && el("span", { class: "atelier-badge", text: picture.refused ? "⊘" : "!", "aria-label": said }),
-                !this.folder &&
-                    el("button", { type: "button", class: "atelier-remove", "aria-label": t("Remove {name}", { name: picture.name }), onclick: () => this.remove(picture.name), text: "×" }),
+                { class: `atelier-tile${kindOf(picture)}` },
+                el("button", { type: "button", class: "atelier-tile-open", onclick: open, "aria-label": [picture.name, picture.caption, said].filter(Boolean).join(". "), title: [picture.name, picture.caption, said].filter(Boolean).join("\n") }, shown),
+                said && el("span", { class: "atelier-badge", "aria-hidden": "true", text: picture.refused ? "⊘" : "!" }),
+                el("button", { type: "button", class: "atelier-remove", "aria-label": t("Leave out {name}", { name: picture.name }), onclick: () => this.leaveOut({ names: [picture.name] }), text: "×" }),
                 el("figcaption", { text: said || picture.caption || picture.name })
             );
         }
+    }
+
+    function kindOf(picture) {
+        if (picture.refused) return " is-refused";
+        if (!picture.kinds.length) return "";
+        return picture.kinds.some((kind) => KINDS[kind] && KINDS[kind][1]) ? " is-warned" : " is-hinted";
     }
 
     // Files and the files inside dropped folders.

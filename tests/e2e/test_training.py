@@ -42,7 +42,7 @@ def begin(page, name, *, quality="good"):
     page.wait_for_function("document.querySelectorAll('.atelier-tile').length === 16")
     page.fill("#atelier_name", name)
     page.fill("#atelier_trigger", f"{examples.TRIGGER} figure")
-    page.check('input[name="atelier_whose"][value="mine"]')
+    page.select_option("#atelier_whose", "mine")
     page.select_option("#atelier_quality", quality)
     page.wait_for_function("document.querySelector('#atelier_plan').textContent.includes('16 pictures')")
     page.click("#atelier_train")

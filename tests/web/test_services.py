@@ -21,6 +21,7 @@ def test_a_host_gives_its_folders_and_its_usable_models_the_chosen_one_first(tmp
         catalogue=Catalogue([]),
         lora_dirs=lambda: [tmp_path / "loras"],
         current=lambda: chosen,
+        refresh_adapters=lambda: None,
         checkpoints=lambda: [Checkpoint(first.path, "a", first), broken, Checkpoint(chosen.path, "b", chosen)],
     )
 

@@ -29,3 +29,19 @@ def write_card(adapter: Path, *, trigger: str, description: str, preview: Path |
     atomic.write_text(adapter.with_suffix(".json"), json.dumps(card, ensure_ascii=False, indent=2) + "\n")
     if preview is not None and preview.is_file():
         atomic.write_bytes(adapter.with_suffix(".png"), preview.read_bytes())
+
+
+def read_card(adapter: Path) -> dict[str, Any]:
+    """The card beside an adapter as A1111 keeps it; empty if there is none or it can't be read."""
+    try:
+        card = json.loads(adapter.with_suffix(".json").read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return card if isinstance(card, dict) else {}
+
+
+def edit_card(adapter: Path, *, trigger: str, weight: float, notes: str) -> None:
+    """Change what a card says; what else is in it stays. Raises OSError."""
+    said = {"activation text": trigger, "preferred weight": weight, "notes": notes}
+    card = {"description": "", **read_card(adapter), **said}
+    atomic.write_text(adapter.with_suffix(".json"), json.dumps(card, ensure_ascii=False, indent=2) + "\n")

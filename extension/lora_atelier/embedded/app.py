@@ -36,7 +36,9 @@ _FONTS = (
 _CSS = f"""
 :root, .dark, .gradio-container {{ --font: {_FONTS} !important; }}
 footer {{ display: none !important; }}
-.gradio-container {{ max-width: 1280px !important; margin: 0 auto !important; padding: 0 20px 32px !important; }}
+/* Pages of different widths must not move what they have in common. */
+.gradio-container {{ width: 100% !important; max-width: 1280px !important; margin: 0 auto !important; }}
+.gradio-container {{ padding: 0 20px 32px !important; }}
 """
 
 

@@ -123,6 +123,8 @@ def plan_json(form: JobForm, asked: Mapping[str, Any], services: Services, lang:
         "pictures": proposal.pictures,
         "file_bytes": plan.file_bytes if plan else None,
         "memory_bytes": plan.memory_bytes if plan else None,
+        "memory": _memory_sentence(plan, lang) if plan and proposal.pictures else "",
+        "fits": plan.fits if plan else None,
         "family": proposal.info.family if proposal.info else "",
         "side": proposal.info.resolution if proposal.info else 0,
         "problems": problems,
@@ -145,6 +147,13 @@ def _settings_json(form: JobForm, proposal: Proposal) -> dict[str, Any] | None:
         "changed": sorted(overlay.difference(config, recipe)),
         "hidden": sorted(hidden),
     }
+
+
+def _memory_sentence(plan: Plan, lang: str) -> str:
+    """How much memory it takes and how much is free, in a few words."""
+    said = plan.memory_sentence()
+    shown = said[:1] if len(said) == 1 or not plan.free_bytes else (said[0], said[-1])
+    return ("、" if lang == "ja" else "; ").join(locales.sentence(part, lang) for part in shown)
 
 
 def plan_sentence(plan: Plan, lang: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..errors import Message
 from ..hosts.base import Host
 from ..jobs.queue import Queue
 from ..jobs.service import Jobs
@@ -13,6 +14,7 @@ from ..loader.catalogue import Catalogue
 from ..models.detect import ModelInfo
 from ..rights import signals
 from .access import Access
+from .loads import loads
 from .uploads import Uploads
 
 
@@ -20,7 +22,9 @@ from .uploads import Uploads
 class Services:
     """``base_models`` lists the models that can be trained on, the usual choice first.
 
-    ``regularisation`` gives pictures that keep what a base model knows, where we have some for it.
+    ``regularisation`` gives pictures that keep what a base model knows, where we have some for it. ``loads`` says how
+    much of a LoRA file the host's model takes, and whether that is all; ``refresh_adapters`` makes the host look for
+    new files.
     """
 
     jobs: Jobs
@@ -30,6 +34,8 @@ class Services:
     access: Access = field(default_factory=Access)
     queue: Queue = field(default=None)  # type: ignore[assignment]  # made of ``jobs`` where none is given
     regularisation: Callable[[ModelInfo], Path | None] = lambda info: None
+    loads: Callable[[Path], tuple[Message, bool]] | None = None
+    refresh_adapters: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         if self.queue is None:
@@ -58,4 +64,6 @@ def services(
         base_models=base_models,
         access=access or Access(),
         regularisation=regularisation or (lambda info: None),
+        loads=lambda path: loads(path, host),
+        refresh_adapters=host.refresh_adapters,
     )
