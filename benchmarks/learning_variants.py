@@ -1,0 +1,98 @@
+"""The variants that ``learning.py`` trains: kinds of adapters, sizes, optimizers, what may save steps, and peers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lora_atelier.config import TrainConfig
+
+# What full fine-tuning is asked for with: benchmarks/learning_full.py trains it, not our trainer.
+FULL = "full fine-tuning"
+# How sd-scripts trains, in our trainer; what 20 steps of both come to is the same (tests/trainer/test_parity.py).
+KOHYA = "as sd-scripts"
+
+
+@dataclass(frozen=True, eq=False)  # mappings have no hash
+class Variant:
+    """What differs from the recipe, by group of the configuration."""
+
+    name: str
+    network: Mapping[str, Any] = field(default_factory=dict)
+    optimizer: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    loss: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all weights of the U-Net are trained, and no adapter."""
+        return self.name.startswith(FULL)
+
+    @property
+    def is_kohyas(self) -> bool:
+        """Whether it stands for what sd-scripts would do."""
+        return self.name.startswith(KOHYA)
+
+    def applied(self, config: TrainConfig, seed: int) -> TrainConfig:
+        """The recipe with the differences and the seed."""
+        return dataclasses.replace(
+            config,
+            network=dataclasses.replace(config.network, **self.network),
+            optimizer=dataclasses.replace(config.optimizer, **self.optimizer),
+            schedule=dataclasses.replace(config.schedule, seed=seed, **self.schedule),
+            loss=dataclasses.replace(config.loss, **self.loss),
+        )
+
+
+# sd-scripts' best of four learning rates and two optimizers, with the recipe's network and number of steps: constant
+# rate, each timestep drawn alone. Adafactor as its recipes give it.
+_ADAFACTOR = ("relative_step=False", "scale_parameter=False", "warmup_init=False")
+_KOHYAS = tuple(
+    Variant(
+        f"{KOHYA}, {optimizer} {rate:g}",
+        optimizer={
+            "optimizer": optimizer,
+            "learning_rate": rate,
+            "optimizer_args": _ADAFACTOR if optimizer == "Adafactor" else (),
+        },
+        schedule={"scheduler": "constant", "warmup": 0.0},
+        loss={"timesteps": "uniform"},
+    )
+    for optimizer in ("AdamW", "Adafactor")
+    for rate in (3e-4, 1e-3, 3e-3, 1e-2)
+)
+_LORA = {"conv_rank": 0}
+VARIANTS = (
+    # The recipe trains convolutions as well: a LoCon of rank 16, convolutions 8.
+    Variant("recipe"),
+    Variant("LoRA", _LORA),
+    *(Variant(f"rank {rank}", {"rank": rank, "alpha": rank / 2}) for rank in (4, 8, 32)),
+    Variant("scale 1", {"alpha": 16.0, "conv_alpha": 8.0}),
+    Variant("DoRA", {"algorithm": "dora"}),
+    Variant("LoHa", {"algorithm": "loha"}),
+    Variant("LoHa, rate 1e-3", {"algorithm": "loha"}, {"learning_rate": 1e-3}),
+    Variant("LoKr", {"algorithm": "lokr"}),
+    Variant("LoKr, factor 4, rate 1e-3", {"algorithm": "lokr", "factor": 4}, {"learning_rate": 1e-3}),
+    Variant("OFT", {"algorithm": "oft", "rank": 8, "conv_rank": 8}),
+    Variant("IA3", {"algorithm": "ia3"}),
+    Variant("rate halved", optimizer={"learning_rate": 1.5e-3}),
+    Variant("rate doubled", optimizer={"learning_rate": 6e-3}),
+    Variant("Prodigy", optimizer={"optimizer": "Prodigy", "learning_rate": 1.0}),
+    # What may reach the same in fewer steps.
+    Variant("uniform timesteps", loss={"timesteps": "uniform"}),
+    Variant("low-discrepancy timesteps", loss={"timesteps": "low_discrepancy"}),
+    Variant("min-SNR 5", loss={"min_snr_gamma": 5.0}),
+    Variant("debiased", loss={"debiased_estimation_loss": True}),
+    Variant("huber", loss={"loss_type": "huber"}),
+    Variant("LoRA+ 4", {"loraplus_lr_ratio": 4.0}),
+    Variant("LoRA+ 16, rate 1e-3", {"loraplus_lr_ratio": 16.0}, {"learning_rate": 1e-3}),
+    Variant("averaged weights", optimizer={"ema_decay": 0.99}),
+    Variant("averaged weights, rate doubled", optimizer={"ema_decay": 0.99, "learning_rate": 6e-3}),
+    Variant("module dropout 0.1", {"module_dropout": 0.1}),
+    # Peers.
+    *_KOHYAS,
+    *(Variant(f"{FULL}, rate {rate:g}", optimizer={"learning_rate": rate}) for rate in (1e-4, 3e-4, 1e-3)),
+)
+QUICK = ("recipe", f"{KOHYA}, AdamW 0.003", f"{FULL}, rate 0.0003")
