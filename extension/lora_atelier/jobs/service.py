@@ -13,7 +13,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from .. import config_files, engines, events
@@ -43,12 +43,20 @@ _SAID_BY_THE_FORM = ("data.datasets.0.subsets.0.image_dir", "output.name", "outp
 class Jobs:
     """The runs under ``data_dir``; finished LoRAs go to ``lora_dir``."""
 
-    def __init__(self, data_dir: Path, lora_dir: Path | None = None, command: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        lora_dir: Path | None = None,
+        command: Sequence[str] | None = None,
+        on_start: Callable[[RunDir], None] | None = None,
+    ) -> None:
+        """``command`` replaces the trainer (tests); ``on_start`` is told of every run whose process was started."""
         self.data_dir = data_dir
         self.runs_dir = data_dir / "runs"
         self.lora_dir = lora_dir or data_dir / "loras"
         self.rates = estimate.Rates(data_dir / "rates.json")
         self._command = command
+        self._on_start = on_start
         self._progress: dict[Path, Progress] = {}
         self._lock = threading.RLock()
 
@@ -287,6 +295,8 @@ class Jobs:
         with self._lock:
             self._refuse_second(run)
             process.start(run, self._command)
+        if self._on_start is not None:
+            self._on_start(run)
 
     def resume(self, run: RunDir) -> None:
         """Let a run that was stopped, failed or died go on from its last complete state. Raises JobError."""

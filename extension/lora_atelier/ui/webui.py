@@ -6,28 +6,27 @@ So ``start`` may be called any number of times, and what lives (the host, its ru
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 import time
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import locales
-from ..errors import ExtensionError, message
+from ..errors import message
 from ..hosts import detection, network, router
 from ..hosts.webui import GPU_OPTION, LOADER_HOSTS, LOADER_OPTION, LOADER_OURS, PARTLY_OPTION, WebuiHost
-from ..jobs import process
-from ..jobs.queue import Queue
-from ..jobs.run_dir import RunDir
-from ..jobs.service import Jobs
-from ..web import routes
-from ..web.access import Access
-from ..web.services import Services, services
+from ..web import lazy
 from . import tab
 
+if TYPE_CHECKING:
+    from ..jobs.run_dir import RunDir
+    from ..web.services import Services
+
 ELEMENT = "atelier_tab"
+# As ``web.answers`` has it, which is not read before somebody opens the tab.
+PREFIX = "/lora-atelier/v1"
 SECTION = ("lora_atelier", tab.TITLE)
 _WATCH_S = 2.0
 _log = logging.getLogger(__name__)
@@ -124,14 +123,23 @@ def _app_started(host: WebuiHost, demo: Any, app: Any) -> None:
     if isinstance(getattr(demo, "blocked_paths", None), list):
         # Webuis hand out every file of their data folder; what a training is made of is nobody's business.
         demo.blocked_paths.append(str(host.data_dir))
-    app.include_router(routes.router(_services(host)))
+    lazy.add(app, PREFIX, lambda: _routes(host))
+
+
+def _routes(host: WebuiHost) -> Any:
+    """All routes. What they stand on is read from disk now, which the webui's start did not have to wait for."""
+    from ..web import routes
+
+    return routes.router(_services(host))
 
 
 def _services(host: WebuiHost) -> Services:
+    from ..web.access import Access
+    from ..web.services import services
+
     if "services" not in _state:
-        made = services(host, access=Access(remote=host.is_remote(), hides_paths=host.hides_paths()))
-        jobs = WebuiJobs(host)
-        _state["services"] = dataclasses.replace(made, jobs=jobs, queue=Queue(jobs))
+        access = Access(remote=host.is_remote(), hides_paths=host.hides_paths())
+        _state["services"] = services(host, access=access, on_start=lambda run: _accompany(host, run))
     known: Services = _state["services"]
     return known
 
@@ -141,28 +149,23 @@ def _unloaded(host: WebuiHost) -> None:
     router.remove(import_module("modules.extra_networks"))
 
 
-class WebuiJobs(Jobs):
-    """The runs of a webui: it gives its graphics card to a run, and sees the new LoRA when that ends."""
+def _accompany(host: WebuiHost, run: RunDir) -> None:
+    """Give a run the graphics card, which it needs some seconds after its start, and see to its LoRA when it ends."""
+    threading.Thread(target=_watch, args=(host, run), name="atelier-gpu", daemon=True).start()
 
-    def __init__(self, host: WebuiHost) -> None:
-        super().__init__(host.data_dir, host.lora_dirs()[0])
-        self._host = host
 
-    def start(self, run: RunDir) -> None:
-        """Start the trainer, then make room for it; the trainer needs some seconds before it needs the card."""
-        super().start(run)
-        threading.Thread(target=self._accompany, args=(run,), name="atelier-gpu", daemon=True).start()
+def _watch(host: WebuiHost, run: RunDir) -> None:
+    from ..jobs import process
 
-    def _accompany(self, run: RunDir) -> None:
-        try:
-            if self._host.option(GPU_OPTION, True):
-                self._host.release_gpu()
-        except Exception:
-            _log.exception("LoRA Atelier: the graphics card could not be freed")
-        while not process.has_exited(run):
-            time.sleep(_WATCH_S)
-        try:
-            self._host.return_gpu()
-            self._host.refresh_adapters()
-        except (ExtensionError, OSError, RuntimeError):
-            _log.exception("LoRA Atelier: the webui could not be told that the training has ended")
+    try:
+        if host.option(GPU_OPTION, True):
+            host.release_gpu()
+    except Exception:
+        _log.exception("LoRA Atelier: the graphics card could not be freed")
+    while not process.has_exited(run):
+        time.sleep(_WATCH_S)
+    try:
+        host.return_gpu()
+        host.refresh_adapters()
+    except Exception:
+        _log.exception("LoRA Atelier: the webui could not be told that the training has ended")

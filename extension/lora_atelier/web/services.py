@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import Message
 from ..hosts.base import Host
 from ..jobs.queue import Queue
+from ..jobs.run_dir import RunDir
 from ..jobs.service import Jobs
 from ..loader.catalogue import Catalogue
 from ..models.detect import ModelInfo
@@ -47,9 +48,11 @@ def services(
     *,
     access: Access | None = None,
     regularisation: Callable[[ModelInfo], Path | None] | None = None,
+    on_start: Callable[[RunDir], None] | None = None,
 ) -> Services:
     """The services of one host: its data folder, LoRA folders and base models, the chosen model first.
 
+    ``on_start`` is told of every run whose process was started.
     Pictures that carry a data-mining prohibition are shown as refused, by the rule that the trainer's gate has.
     """
 
@@ -58,7 +61,7 @@ def services(
         return sorted(usable, key=lambda info: info.path != host.current().path)
 
     return Services(
-        jobs=Jobs(host.data_dir, host.lora_dirs()[0]),
+        jobs=Jobs(host.data_dir, host.lora_dirs()[0], on_start=on_start),
         uploads=Uploads(host.data_dir / "uploads", signals.refusal),
         catalogue=host.catalogue,
         base_models=base_models,
