@@ -23,8 +23,9 @@ ALGORITHM = "pdq13 v1"
 LEAST_QUALITY = 50
 # PDQ's own limit for the same picture; unrelated ones lie at 128, the nearest of a million random ones at 84.
 CERTAIN = 31
-# At most this for parts of one LoRA's pictures (no false alarm on 14 000 pairs, rights.md 3.2), and the limit of doubt.
-FLAG, DOUBT = 58, 80
+# Below this an output is like a training picture of one LoRA: 58 had no false alarm on 14 000 pairs (rights.md 3.2),
+# but drawings of one template come to 60. From there to the limit of doubt it is looked at again.
+FLAG, DOUBT = 54, 80
 
 _LARGEST = 512  # PDQ is made of pictures of about this size
 _SMALL = 256  # parts are hashed at this size, which changes a few bits and saves three quarters of the time
