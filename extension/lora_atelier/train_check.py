@@ -164,6 +164,8 @@ def _look_at_files(found: Findings, jobs: Jobs) -> None:
     """Files that are named and not there, a folder that can't be written to, a disk that is too full."""
     model, network, output = found.config.model, found.config.network, found.config.output
     named = [("model.vae", model.vae), *(("model.base_weights", path) for path in model.base_weights)]
+    if not output.metadata_thumbnail.startswith("data:"):
+        named.append(("output.metadata_thumbnail", output.metadata_thumbnail))
     for place, path in (*named, ("network.network_weights", network.network_weights)):
         if path and not Path(path).exists():
             found.refuse(problem(place, "There is no file {path}.", path=path))

@@ -234,10 +234,16 @@ def _from_here(config: TrainConfig) -> TrainConfig:
             base_weights=tuple(_whole(path) for path in model.base_weights),
         ),
         network=dataclasses.replace(network, network_weights=_whole(network.network_weights)),
-        output=dataclasses.replace(output, folder=str(Path(output.folder).absolute()) if output.folder else ""),
+        output=dataclasses.replace(
+            output,
+            folder=str(Path(output.folder).absolute()) if output.folder else "",
+            metadata_thumbnail=_whole(output.metadata_thumbnail),
+        ),
         data=dataclasses.replace(config.data, datasets=datasets),
     )
 
 
 def _whole(path: str) -> str:
-    return str(Path(path).absolute()) if path and Path(path).exists() else path
+    # A data URL is longer than any path may be.
+    is_path = path and not path.startswith("data:")
+    return str(Path(path).absolute()) if is_path and Path(path).exists() else path

@@ -267,6 +267,7 @@ def test_a_kind_is_no_problem_and_survives_kohyas_file(kind):
         ({"algorithm": "dylora", "rank": 6, "network_args": ("block_size=4",)}, "multiple"),
         ({"algorithm": "oft", "network_args": ("constraint=-1",)}, "constraint"),
         ({"algorithm": "loha", "loraplus_lr_ratio": 4.0}, "loraplus_lr_ratio"),
+        ({"algorithm": "lokr", "network_weights": "a", "dim_from_weights": True}, "dim_from_weights"),
     ],
 )
 def test_an_option_that_a_kind_can_not_use_is_a_sentence(options, words):
@@ -292,3 +293,33 @@ def test_an_adapter_in_bf16_trains_and_its_file_holds_its_very_numbers():
     assert all(
         torch.equal(a, b) and a.abs().max() > 0 for a, b in zip(made.parameters(), again.parameters(), strict=True)
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_beside_a_layer_in_half_precision_a_small_change_is_not_lost(kind):
+    """In bf16 the weight itself has no room for it."""
+    layers, made = network(kind, moved=False)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    exact = {}
+    made.attach()
+    for name, layer in layers.items():
+        x = torch.randn(INPUTS[name], generator=torch.Generator().manual_seed(1)).bfloat16()
+        made.detach()
+        alone = answer(layer, x.float())
+        made.attach()
+        exact[name] = x, alone, answer(layer, x.float()) - alone
+    for layer in layers.values():
+        layer.bfloat16()
+
+    for name, (x, alone, change) in exact.items():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            now = answer(layers[name], x)
+        made.detach()
+        before = answer(layers[name], x)
+        made.attach()
+        assert now.dtype == torch.bfloat16 and torch.allclose(now.float(), alone + change, atol=0.05)
+        # Rounding of the answers aside: the change points where it does in float32.
+        likeness = torch.nn.functional.cosine_similarity((now - before).float().flatten(), change.flatten(), dim=0)
+        assert likeness > 0.7 or change.abs().max() < 0.02

@@ -210,6 +210,8 @@ class NetworkConfig:
         decomposed, low_rank = {"loha", "lokr"}, {"lora", "dora", "dylora", "kohya-lora-fa", "kohya-dylora"}
         for name, kinds in (
             *((name, low_rank) for name in _PLUS_SETTINGS),
+            # The files of the others do not tell their rank.
+            ("dim_from_weights", low_rank | {"loha", "glora"}),
             ("factor", {"lokr"}),
             ("dora_wd", decomposed),
             ("use_tucker", decomposed | {"dora", "boft", "glora", "full"}),
