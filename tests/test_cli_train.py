@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import struct
 
@@ -5,7 +6,7 @@ import pytest
 from PIL import Image
 from tests.jobs.fakes import FAKE_TRAINER, draw_pictures, write_model_headers
 
-from lora_atelier import cli, config_files, train_check
+from lora_atelier import cli, cli_train, config_files, train_check
 from lora_atelier.config import support
 from lora_atelier.errors import JobError
 from lora_atelier.jobs import machine
@@ -225,3 +226,29 @@ def test_the_device_is_the_one_that_the_trainer_s_pytorch_is_built_for(monkeypat
     monkeypatch.setattr(train_check.platform, "machine", lambda: "arm64")
 
     assert train_check.device() == expected
+
+
+def test_a_dry_run_says_what_was_measured_and_makes_nothing(train, monkeypatch):
+    def measure(data_dir, config, before, **job):
+        assert job == {"trigger": "momo", "whose": "mine"} and config.output.folder.endswith("loras")
+        return dataclasses.replace(
+            before, seconds=600.0, memory={"weights": 9_000_000_000}, memory_bytes=9_000_000_000, measured=True
+        )
+
+    monkeypatch.setattr(cli_train.dry_run, "measure", measure)
+    monkeypatch.setattr("lora_atelier.jobs.footprint.free_bytes", lambda device: 4_000_000_000)
+
+    code, out, _ = train("--dry-run", "--trigger", "momo")
+
+    assert code == 0
+    assert "about 10 minutes" in out and "Measured in a dry run." in out
+    assert "About 9.0 GB of memory, the base model 9.0 GB, 4.0 GB are free." in out
+    assert "it will hardly fit" in out and "mixed_precision = bf16" in out
+
+
+def test_what_is_wrong_is_said_before_anything_is_measured(train, monkeypatch):
+    monkeypatch.setattr(cli_train.dry_run, "measure", None)
+
+    code, _, err = train("--dry-run", "--network_dim", "0")
+
+    assert code == 1 and "Rank is 0" in err

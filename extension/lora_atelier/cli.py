@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import __version__, cli_files, cli_train, locales
+from . import __version__, cli_files, cli_rights, cli_train, locales
 from .errors import ExtensionError, HostError, JobError, Message, message
 from .jobs.follow import follow, stop_and_wait
 from .jobs.service import Jobs
@@ -117,6 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--checkpoint", type=Path, metavar="PATH", help="the model that it is for, if that is not clear"
     )
+    # Each command below it has a ``run`` of its own.
+    rights = _command(commands, "rights", "state rights of pictures, and read those of LoRAs", lambda options: None)
+    cli_rights.add_commands(
+        rights,
+        lambda options: cli_rights.Console((options.data_dir or default_data_dir()).resolve(), console_language()),
+    )
     return parser
 
 
@@ -222,11 +228,15 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _check_train(options: argparse.Namespace) -> int:
-    return cli_train.report(cli_train.look(options, _jobs_of(options)), console_language(), plan=True)
+    jobs = _jobs_of(options)
+    found = cli_train.look(options, jobs)
+    if options.dry_run:
+        cli_train.measure(found, options, jobs)
+    return cli_train.report(found, console_language(), plan=True)
 
 
 def _train(options: argparse.Namespace) -> int:
-    if options.only_check:
+    if options.only_check or options.dry_run:
         return _check_train(options)
     jobs = _jobs_of(options)
     found = cli_train.look(options, jobs)

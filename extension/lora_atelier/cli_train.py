@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import engines, locales
-from .config import GOALS
+from .config import GOALS, TrainConfig
 from .errors import Message, message
+from .jobs import dry_run
 from .jobs.run_dir import RunDir
 from .jobs.service import WHOSE, Jobs
 from .models.detect import FAMILY_NAMES
@@ -35,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check", dest="only_check", action="store_true", help="only say what is wrong and what it would take"
     )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="make a few steps to measure what it would take; make nothing else"
+    )
     parser.add_argument("--trigger", default="", help="the word that calls the LoRA in a prompt")
     parser.add_argument("--goal", choices=GOALS, default="character")
     parser.add_argument("--whose", choices=WHOSE, default="mine", help="whose pictures these are")
@@ -57,6 +62,26 @@ def look(options: argparse.Namespace, jobs: Jobs) -> Findings:
         words=options.words,
     )
     return examine(gather(sources), jobs, engine=options.engine, checkout=options.sd_scripts, trigger=options.trigger)
+
+
+def measure(found: Findings, options: argparse.Namespace, jobs: Jobs) -> None:
+    """Replace the plan of a training that has nothing wrong by what a dry run measures. Raises ExtensionError.
+
+    Only our own trainer can be measured.
+    """
+    if found.wrong or found.plan is None:
+        return
+    if found.engine != "native":
+        found.remark(message("Only our own trainer can be measured; this is what a table says."), found.engine)
+        return
+    config = named(found.config, jobs)
+    found.plan = dry_run.measure(jobs.data_dir, config, found.plan, trigger=found.trigger, whose=options.whose)
+
+
+def named(config: TrainConfig, jobs: Jobs) -> TrainConfig:
+    """``config`` with the folder that its LoRA will be written to."""
+    output = dataclasses.replace(config.output, folder=config.output.folder or str(jobs.lora_dir))
+    return dataclasses.replace(config, output=output)
 
 
 def add(found: Findings, options: argparse.Namespace, jobs: Jobs) -> RunDir:
@@ -139,8 +164,15 @@ def _print_plan(found: Findings, lang: str) -> None:
         )
     )
     print(("" if lang == "ja" else " ").join(say(part) for part in found.plan.sentence()))
+    print(("、" if lang == "ja" else ", ").join(say(part) for part in found.plan.memory_sentence()), end="")
+    print("。" if lang == "ja" else ".", end="" if lang == "ja" else " ")
+    print(say(found.plan.disk_sentence()))
+    if found.plan.measured:
+        print(say(message("Measured in a dry run.")))
+    for part in dry_run.shortage(found.plan, config):
+        print(say(part))
     if not found.wrong:
-        print(say(message("Nothing is wrong. Nothing was made; leave --check out to train.")))
+        print(say(message("Nothing is wrong. Nothing was made; leave --check and --dry-run out to train.")))
 
 
 def _sayer(lang: str) -> Callable[[Message], str]:

@@ -59,11 +59,18 @@ class Plan:
         return (_counted(self.pictures, self.steps), _lasting(self.seconds, self.device), _sized(self.file_bytes))
 
     def memory_sentence(self) -> tuple[Message, ...]:
-        """The memory in words: how much, its largest parts, and whether that fits what is free."""
-        largest = sorted(self.memory.items(), key=lambda part: -part[1])[:3]
-        parts = [message(footprint.PARTS[name], gb=_gb(size)) for name, size in largest if size > _SMALL_BYTES]
-        said = [message("It takes about {gb} GB of memory", gb=_gb(self.memory_bytes))]
-        return (*said, *parts)
+        """The memory in words, to be listed: how much, its parts from the largest on, what is free."""
+        said = [message("About {gb} GB of memory", gb=_gb(self.memory_bytes))]
+        for name, size in sorted(self.memory.items(), key=lambda part: -part[1]):
+            if size >= _SMALL_BYTES:
+                said.append(Message(footprint.PARTS[name].template, {"gb": _gb(size)}))
+        if self.free_bytes:
+            said.append(message("{gb} GB are free", gb=_gb(self.free_bytes)))
+        return tuple(said)
+
+    def disk_sentence(self) -> Message:
+        """The room on the disk in words."""
+        return message("About {megabytes} MB on the disk.", megabytes=max(1, round(self.disk_bytes / 1e6)))
 
     @property
     def fits(self) -> bool | None:
@@ -115,7 +122,7 @@ def _sized(file_bytes: int) -> Message:
 
 
 def _gb(size_bytes: int) -> float:
-    return round(size_bytes / 1e9, 1)
+    return round(size_bytes / 1e9, 1 if size_bytes > 500_000_000 else 2)
 
 
 def device() -> str:

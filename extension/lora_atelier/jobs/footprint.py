@@ -14,18 +14,18 @@ from collections.abc import Iterator
 
 from .. import memory, safetensors_header
 from ..config import NetworkConfig, TrainConfig
-from ..errors import ExtensionError
+from ..errors import ExtensionError, message
 from ..models.detect import ModelInfo, weights_files
 from .rates import pixels_of
 
 # What a person is told of each part.
 PARTS = {
-    "weights": "the base model {gb}",
-    "activations": "what a step computes {gb}",
-    "adapter": "the LoRA {gb}",
-    "optimizer": "its optimizer {gb}",
-    "caches": "encoded pictures and captions {gb}",
-    "program": "the program itself {gb}",
+    "weights": message("the base model {gb} GB"),
+    "activations": message("what a step computes {gb} GB"),
+    "adapter": message("the LoRA {gb} GB"),
+    "optimizer": message("its optimizer {gb} GB"),
+    "caches": message("encoded pictures and captions {gb} GB"),
+    "program": message("the program itself {gb} GB"),
 }
 BYTES_PER_NUMBER = {"float": 4, "fp16": 2, "bf16": 2}
 _COMPUTED_BYTES = {"no": 4, "fp16": 2, "bf16": 2}
