@@ -42,7 +42,7 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # Of this package only CLIP's word list is read; its own dependencies would pull torchvision.
 WITHOUT_DEPENDENCIES = ["open_clip_torch"]
 # Commands of ours that are passed on as they are.
-PASSED_ON = ("train", "resume", "stop", "jobs", "inspect", "convert")
+PASSED_ON = ("train", "resume", "stop", "jobs", "inspect", "convert", "rights")
 TEST_PYTHONS = ("3.10", "3.13")
 # What the tests without torch need; in a webui all of it is there.
 TORCHFREE = ["pytest>=8", "pytest-timeout", "numpy", "pillow>=10", "fastapi", "httpx", "python-multipart"]
@@ -55,7 +55,7 @@ USAGE = """usage: python install.py demo [options]   install, then open the page
        python install.py trainer           for a webui: make the trainer's environment
        python install.py doctor            say what is there, what is wrong, how to mend it; --rebuild makes it anew
        python install.py sd-scripts        fetch kohya's sd-scripts as a second engine, with packages of its own
-       python install.py train | resume | stop | jobs | inspect | convert   on the console; --help says more
+       python install.py train | resume | stop | jobs | inspect | convert | rights   on the console; --help says more
 
 demo options:
   --headless --output DIR   train on the example pictures, write LoRA, picture grid and report, and end

@@ -41,7 +41,8 @@ MAY_IMPORT = {
     "trainer": CONTRACT | {"models", "rights", "datasets", "adapters", "loader"},
     "embedded": CONTRACT | {"ui", "web", "hosts", "jobs", "loader", "models", "datasets", "rights", "adapters", "cli"},
     "cli": CONTRACT
-    | {"embedded", "jobs", "loader", "adapters", "models", "datasets", "hosts", "cli_files", "cli_train"},
+    | {"embedded", "jobs", "loader", "adapters", "models", "datasets", "hosts", "cli_files", "cli_rights", "cli_train"},
+    "cli_rights": CONTRACT | {"rights", "datasets"},
     "cli_train": CONTRACT | {"jobs", "models", "engines", "train_check", "train_files"},
     "train_check": CONTRACT | {"jobs", "models", "datasets", "engines", "train_files"},
     "train_files": {"config", "config_files", "errors", "safetensors_header"},

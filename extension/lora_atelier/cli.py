@@ -228,15 +228,11 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _check_train(options: argparse.Namespace) -> int:
-    jobs = _jobs_of(options)
-    found = cli_train.look(options, jobs)
-    if options.dry_run:
-        cli_train.measure(found, options, jobs)
-    return cli_train.report(found, console_language(), plan=True)
+    return cli_train.report(cli_train.look(options, _jobs_of(options)), console_language(), plan=True)
 
 
 def _train(options: argparse.Namespace) -> int:
-    if options.only_check or options.dry_run:
+    if options.only_check:
         return _check_train(options)
     jobs = _jobs_of(options)
     found = cli_train.look(options, jobs)

@@ -73,6 +73,8 @@ class FolderLedger:
     entries: dict[str, Entry] = field(default_factory=dict)
     events: list[history.Event] = field(default_factory=list)
     approved: dict[str, str] | None = None
+    # File names -> item ids as the last look found them: of two files of the same bytes an entry has one name only.
+    names: dict[str, str] = field(default_factory=dict, compare=False)
 
     # ------------------------------------------------------------------------------------------------ files
 
@@ -209,6 +211,8 @@ class FolderLedger:
 
     def by_name(self, name: str) -> Entry | None:
         """The picture that has this file name now or had it last."""
+        if name in self.names:
+            return self.entries.get(self.names[name])
         return next((one for one in self.entries.values() if one.name == name), None)
 
     def effective(self, entry: Entry | None) -> dict[str, Any]:

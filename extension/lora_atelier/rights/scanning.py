@@ -93,6 +93,7 @@ def scan(
     marks = {name: mark for name in listed if (mark := _mark(folder / name))}
     known = store.seen((str(folder / name), mark) for name, mark in marks.items()) if store is not None else {}
     entries: dict[str, Entry] = {}
+    ledger.names = {}
     fresh = []
     inheriting = store is not None and store.has_prohibitions()
     for done, (name, mark) in enumerate(marks.items()):
@@ -118,6 +119,7 @@ def scan(
             entry.found = {**entry.found, "personal": private}
         # Two files of the very same bytes are one picture; the first name stands for both.
         entries.setdefault(item, entry)
+        ledger.names[name] = item
         progress(done + 1, len(marks))
     if store is not None and fresh:
         store.remember(fresh)
