@@ -228,11 +228,15 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _check_train(options: argparse.Namespace) -> int:
-    return cli_train.report(cli_train.look(options, _jobs_of(options)), console_language(), plan=True)
+    jobs = _jobs_of(options)
+    found = cli_train.look(options, jobs)
+    if options.dry_run:
+        cli_train.measure(found, options, jobs)
+    return cli_train.report(found, console_language(), plan=True)
 
 
 def _train(options: argparse.Namespace) -> int:
-    if options.only_check:
+    if options.only_check or options.dry_run:
         return _check_train(options)
     jobs = _jobs_of(options)
     found = cli_train.look(options, jobs)
