@@ -160,6 +160,7 @@
         permission: () => t("I have permission"),
         "open-licence": () => t("They have an open licence"),
         experiment: () => t("An experiment, not for sharing"),
+        studio: () => t("A studio's, with documents for each"),
     };
     const QUALITIES = {
         draft: () => [t("Draft"), t("quick, to see whether it works")],

@@ -163,6 +163,17 @@ def test_a_stripped_picture_inherits_the_prohibition_that_it_came_with(folder, s
     assert [(one.where, one.raw) for one in inherited.found] == [("inherited", "DMI-PROHIBITED")]
 
 
+def test_a_picture_that_was_stripped_in_its_own_folder_inherits_as_well(folder, store):
+    scanning.keep(scan(folder, store), folder, store)
+    (folder / "b.png").write_bytes(picture("PNG", color="green"))
+
+    again = scan(folder, store)
+    scanning.keep(again, folder, store)
+
+    assert again.by_name("b.png").signals().prohibited
+    assert scan(folder, store).by_name("b.png").signals().prohibited  # and so it stays
+
+
 def test_an_override_needs_a_name_and_a_reason_and_is_impossible_for_studios(folder):
     ledger = scan(folder)
     forbidden = [id_of(ledger, "b.png")]

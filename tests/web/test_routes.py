@@ -44,7 +44,7 @@ def test_the_page_learns_what_it_can_offer(client):
 
     assert session["lang"] == "ja" and session["version"]
     assert options["goals"] == ["character", "style", "object"]
-    assert options["whose"] == ["mine", "permission", "open-licence", "experiment"]
+    assert options["whose"] == ["mine", "permission", "open-licence", "experiment", "studio"]
     assert options["base_models"][0]["family"] == "toy"
     assert options["defaults"]["base_model"] == options["base_models"][0]["path"]
 

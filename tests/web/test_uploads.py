@@ -84,6 +84,16 @@ def test_what_is_no_picture_is_left_out_with_a_sentence(uploads, upload):
     assert files(uploads, upload) == []
 
 
+def test_files_that_speak_of_rights_are_kept_beside_the_pictures(uploads, upload, monkeypatch):
+    take(uploads, upload, "a.png", png())
+    assert take(uploads, upload, "a.xmp", b"<x/>").problems == ()
+    uploads.receive(upload, "b.zip", archive(**{"b.png": png("blue"), "deep/b.png.json": "{}", "robots.txt": "x"}))
+    monkeypatch.setattr(module, "_RIGHTS_BYTES", 10)
+    assert "larger" in str(take(uploads, upload, "c.har", bytes(11)).problems[0])
+
+    assert files(uploads, upload) == ["a.png", "a.xmp", "b.png", "b.png.json"]
+
+
 def test_a_picture_that_may_not_be_used_is_shown_as_refused(tmp_path):
     uploads = Uploads(tmp_path / "uploads", refusal=lambda path: message("It says no data mining."))
     upload = uploads.create()

@@ -19,7 +19,7 @@ from ..errors import ModelError, Problem, problem
 from ..models.detect import ModelInfo, inspect
 from . import estimate
 
-WHOSE = ("mine", "permission", "open-licence", "experiment")
+WHOSE = ("mine", "permission", "open-licence", "experiment", "studio")
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jxl"})
 # Showings of pictures to learn from for each showing of a regularisation picture, however many there are of each.
 _SHOWN_PER_REGULARISATION = 1.5

@@ -175,16 +175,17 @@ class FolderLedger:
 
     def scanned(self, entries: Iterable[Entry], *, by: str, at: str | None = None) -> None:
         """Take over what was found in the folder's files; what people said of them stays. Files that are gone stay in
-        the record where something was said of them."""
+        the record where something was said of them, or they forbade training."""
         current = {one.item_id: one for one in entries}
         for one in current.values():
             before = self.entries.get(one.item_id)
             if before is not None:
                 one.said, one.override, one.withdrawn = before.said, before.override, before.withdrawn
+        # A prohibition outlives the file that had it: the same picture may come back without.
         kept = {
             key: one
             for key, one in self.entries.items()
-            if key not in current and (one.said or one.override or one.withdrawn)
+            if key not in current and (one.said or one.override or one.withdrawn or one.signals().prohibited)
         }
         if _found(self.entries) == _found({**kept, **current}):
             return

@@ -135,13 +135,13 @@ class Store:
             return db.execute("SELECT 1 FROM items WHERE verdict != '' LIMIT 1").fetchone() is not None
 
     def inherited(self, item_id: str, pixel_id: str, *, besides: str = "") -> tuple[Signals, bool]:
-        """What earlier files of the same picture forbade, and whether one was withdrawn; those of the dataset
-        ``besides`` aside."""
+        """What other files of the same picture forbade, and whether one was withdrawn. Its own line in the dataset
+        ``besides`` is none of them."""
         with self._open() as db:
             rows = db.execute(
-                "SELECT row FROM items WHERE verdict != '' AND dataset != ?"
+                "SELECT row FROM items WHERE verdict != '' AND NOT (dataset = ? AND item_id = ?)"
                 " AND (item_id = ? OR (pixel_id = ? AND ? != '')) LIMIT 50",
-                (besides, item_id, pixel_id, pixel_id),
+                (besides, item_id, item_id, pixel_id, pixel_id),
             ).fetchall()
         found: list[Signal] = []
         withdrawn = False

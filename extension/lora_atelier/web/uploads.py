@@ -29,6 +29,10 @@ MAX_FILE_BYTES = 200_000_000
 MAX_ARCHIVE_BYTES = 20_000_000_000
 MAX_ARCHIVE_FILES = 50_000
 _CAPTION_SUFFIXES = (".txt", ".caption")
+# What rights/signals_sidecar.py reads beside pictures, and the record of rights itself.
+_RIGHTS_SUFFIXES = (".xmp", ".json", ".jsonl", ".headers", ".html", ".htm", ".har", ".xml")
+_WITH_PICTURES = (*_CAPTION_SUFFIXES, *_RIGHTS_SUFFIXES)
+_RIGHTS_BYTES = 64_000_000
 _CAPTION_BYTES = 64_000
 # What an upload must leave free: the training itself, and the person's other programs, need room as well.
 _SPARE_BYTES = 2_000_000_000
@@ -123,6 +127,8 @@ class Uploads:
                 return _take_caption(folder, name, stream)
             if suffix in PICTURE_SUFFIXES:
                 return _take_picture(folder, name, stream)
+            if suffix in _RIGHTS_SUFFIXES:
+                return _take_rights(folder, name, stream)
         except OSError as error:
             raise DataError(
                 "“{name}” could not be kept.",
@@ -212,6 +218,18 @@ def _take_caption(folder: PictureFolder, name: str, stream: IO[bytes]) -> Receiv
     return Received(captions=1)
 
 
+def _take_rights(folder: PictureFolder, name: str, stream: IO[bytes]) -> Received:
+    """A file that speaks of pictures' rights; nothing in it is read before somebody asks for them."""
+    data = stream.read(_RIGHTS_BYTES + 1)
+    if len(data) > _RIGHTS_BYTES:
+        said = message(
+            "“{name}” is larger than {limit} MB; it was left out.", name=name, limit=_RIGHTS_BYTES // 1_000_000
+        )
+        return Received(problems=(said,))
+    atomic.write_bytes(folder.source / name, data)
+    return Received()
+
+
 def _take_members(folder: PictureFolder, archive: zipfile.ZipFile) -> Iterator[Received]:
     members = [m for m in archive.infolist() if not m.is_dir() and _is_wanted(m.filename)]
     if len(members) > MAX_ARCHIVE_FILES or sum(m.file_size for m in members) > MAX_ARCHIVE_BYTES:
@@ -232,12 +250,15 @@ def _take_members(folder: PictureFolder, archive: zipfile.ZipFile) -> Iterator[R
         if member.filename.lower().endswith(_CAPTION_SUFFIXES) and stem is not None:
             with archive.open(member) as stream:
                 yield _take_caption(folder, f"{stem}.txt", stream)
+        elif PurePosixPath(member.filename).suffix.lower() in _RIGHTS_SUFFIXES:
+            with archive.open(member) as stream:
+                yield _take_rights(folder, plain_file_name(member.filename), stream)
 
 
 def _is_wanted(filename: str) -> bool:
     path = PurePosixPath(filename.replace("\\", "/"))
     hidden = "__MACOSX" in path.parts or path.name.startswith(".")
-    return not hidden and (is_picture_name(path.name) or path.suffix.lower() in _CAPTION_SUFFIXES)
+    return not hidden and (is_picture_name(path.name) or path.suffix.lower() in _WITH_PICTURES)
 
 
 def _join(parts: Iterator[Received]) -> Received:
