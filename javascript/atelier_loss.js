@@ -3,7 +3,6 @@
     "use strict";
 
     const { t, el, svg, storage } = window.atelier;
-    const WIDTH = 640;
     const HEIGHT = 220;
     const EDGE = { left: 48, right: 14, top: 14, bottom: 26 };
     const MOST = 1200; // points kept; the program thins what it sends at once
@@ -36,6 +35,7 @@
                 storage("atelier_smoothing", slider.value);
                 this.draw(this.steps);
             });
+            new ResizeObserver(() => this.steps && this.draw(this.steps)).observe(this.drawing);
             this.drawing.addEventListener("pointermove", (event) => this.point(event));
             this.drawing.addEventListener("pointerleave", () => this.mark && this.mark.setAttribute("visibility", "hidden"));
             this.figure = el("figure", { class: "atelier-chart-frame", id: "atelier_chart" }, this.drawing, el("div", { class: "atelier-chart-foot" }, this.words, el("label", { class: "atelier-smoothing" }, el("span", { text: t("Smoothing") }), slider)));
@@ -58,12 +58,14 @@
             const line = this.smoothed();
             if (!this.figure || line.length < 2) return;
             const heldout = this.heldout.filter((point) => Number.isFinite(point.loss));
+            // As wide as it is shown, so that its words have the size of other words.
+            const WIDTH = Math.max(280, Math.round(this.drawing.clientWidth) || 640);
             const values = [...line, ...heldout].map((point) => point.loss);
             const low = Math.min(...values);
             const high = Math.max(...values, low + 1e-6);
             const x = (step) => EDGE.left + (step / Math.max(1, steps, line[line.length - 1].step)) * (WIDTH - EDGE.left - EDGE.right);
             const y = (loss) => EDGE.top + ((high - loss) / (high - low)) * (HEIGHT - EDGE.top - EDGE.bottom);
-            this.scale = { line, heldout, x };
+            this.scale = { line, heldout, x, width: WIDTH };
             const path = (points) => points.map((point, at) => `${at ? "L" : "M"}${x(point.step).toFixed(1)} ${y(point.loss).toFixed(1)}`).join("");
             const best = this.best || (heldout.length ? heldout.reduce((one, other) => (other.loss < one.loss ? other : one)) : null);
             const label = (text, at, top, anchor, kind) => {
@@ -112,7 +114,7 @@
         point(event) {
             if (!this.scale) return;
             const box = this.drawing.getBoundingClientRect();
-            const at = ((event.clientX - box.left) / box.width) * WIDTH;
+            const at = ((event.clientX - box.left) / box.width) * this.scale.width;
             const nearest = this.scale.line.reduce((one, other) => (Math.abs(this.scale.x(other.step) - at) < Math.abs(this.scale.x(one.step) - at) ? other : one));
             this.mark.setAttribute("x1", this.scale.x(nearest.step));
             this.mark.setAttribute("x2", this.scale.x(nearest.step));

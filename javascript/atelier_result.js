@@ -8,7 +8,7 @@
         constructor(made, run) {
             this.made = made;
             this.run = run;
-            this.loads = el("p", { class: "atelier-hint", id: "atelier_loads" });
+            this.loads = el("p", { class: "atelier-hint", id: "atelier_loads", text: t("Looking whether it loads here …") });
             this.kept = el("span", { class: "atelier-hint", role: "status" });
         }
 

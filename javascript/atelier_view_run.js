@@ -2,7 +2,7 @@
 (function () {
     "use strict";
 
-    const { t, api, el, button, link, replace, duration, bytes, errorBox, confirm, badge, LossChart, Samples, Result } = window.atelier;
+    const { t, api, el, button, link, replace, duration, bytes, errorBox, confirm, badge, LossChart, Samples, Result, Compare } = window.atelier;
     const STAGES = {
         starting: () => t("Starting …"),
         pictures: () => t("Looking at the pictures …"),
@@ -87,8 +87,10 @@
             this.part("chart", this.chart.losses.length > 1, () => this.chart.losses.length > 1 && el("section", { class: "atelier-card" }, el("h3", { text: t("Loss") }), this.chart.render()));
             if (this.chart.losses.length > 1) this.chart.draw(run.steps);
             this.part("samples", [this.samples.byFile.size, run.best && run.best.step], () => this.samples.byFile.size > 0 && el("section", { class: "atelier-card" }, el("h3", { text: t("Samples") }), this.samples.render(run.best && run.best.step)));
+            this.part("compare", ["finished", "stopped", "paused"].includes(run.status) && run.step, () => ["finished", "stopped", "paused"].includes(run.status) && new Compare(run).element);
             this.part("warnings", warnings, () => warnings.length > 0 && el("section", { class: "atelier-card" }, el("h3", { text: t("What was noticed") }), ...warnings.map((text) => el("p", { class: "atelier-note", text }))));
             this.part("log", Boolean(run.status), () => run.status && this.log());
+            this.part("remove", run.status, () => !["", "running", "queued"].includes(run.status) && this.remover());
         }
 
         head(run) {
@@ -170,12 +172,6 @@
             };
             this.asked = el("span", { class: "atelier-hint", role: "status" });
             const is = (...statuses) => statuses.includes(run.status);
-            const remove = () => confirm(t("Remove this training?"), t("Its log, samples and checkpoints are deleted. The finished LoRA stays."), t("Remove"), async () => {
-                await api("DELETE", `runs/${encodeURIComponent(this.id)}`).then(() => this.go("queue"), (error) => {
-                    this.error = error;
-                    this.draw();
-                });
-            });
             return el(
                 "div",
                 { class: "atelier-row is-wrapping" },
@@ -185,9 +181,18 @@
                 run.can_resume && button(is("waiting") ? t("Start") : t("Resume"), act("resume"), { kind: "is-primary", id: "atelier_resume" }),
                 is("running") && button(t("Sample now"), act("sample", t("It draws after this step.")), { id: "atelier_sample_now" }),
                 is("running") && button(t("Save now"), act("save", t("It keeps a checkpoint after this step.")), { id: "atelier_save_now" }),
-                !is("running", "queued") && link(t("Remove"), remove, { id: "atelier_remove_run" }),
                 this.asked
             );
+        }
+
+        remover() {
+            const remove = () => confirm(t("Remove this training?"), t("Its log, samples and checkpoints are deleted. The finished LoRA stays."), t("Remove"), async () => {
+                await api("DELETE", `runs/${encodeURIComponent(this.id)}`).then(() => this.go("queue"), (error) => {
+                    this.error = error;
+                    this.draw();
+                });
+            });
+            return link(t("Remove this training"), remove, { id: "atelier_remove_run" });
         }
 
         log() {

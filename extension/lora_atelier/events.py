@@ -14,13 +14,17 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """The trainer is alive: how many steps it will make, from which step, on what device, from how many pictures."""
+    """The trainer is alive: how many steps it will make, from which step, on what device, from how many pictures.
+
+    ``steps_per_epoch`` is 0 where the program does not say it.
+    """
 
     kind: ClassVar[str] = "started"
     steps: int
     resumed_from: int = 0
     pictures: int = 0
     device: str = "cpu"
+    steps_per_epoch: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,3 +60,18 @@ def test_epochs_that_are_shorter_than_the_warm_up_are_refused_before_the_model_i
     assert run(made) == FAILED
 
     assert "warm-up takes" in str(told(made, events.Failed)[0].error)
+
+
+def test_samples_and_a_checkpoint_come_when_they_are_asked_for_once(tmp_path, tiny_model_folder, pictures):
+    sampling = SamplingConfig(prompts=(PROMPT,), every_n_steps=1000, sample_at_first=False)
+    made = make(tmp_path / "run", tiny_model_folder, pictures, sampling=sampling)
+    for name in ("sample-now", "save-now"):
+        (made / name).write_text("now\n")
+
+    assert run(made) == FINISHED
+
+    steps = [sample.step for sample in told(made, events.Sampled)]
+    assert 1 in steps and 2 not in steps
+    assert told(made, events.Saved)[0].step == 1
+    assert not (made / "sample-now").exists() and not (made / "save-now").exists()
+    assert told(made, events.Started)[0].steps_per_epoch > 0

@@ -16,7 +16,8 @@ from .. import locales
 from ..errors import ExtensionError, message
 from ..hosts.embedded import EmbeddedHost, GenerateRequest
 from ..models.detect import ModelInfo
-from ..models.sample import SAMPLERS
+from ..models.sample import SAMPLERS, Txt2Img
+from ..prompt import parse
 from ..ui import tab
 from ..web.routes import router
 from ..web.services import Services, services
@@ -39,6 +40,9 @@ footer {{ display: none !important; }}
 /* Pages of different widths must not move what they have in common. */
 .gradio-container {{ width: 100% !important; max-width: 1280px !important; margin: 0 auto !important; }}
 .gradio-container {{ padding: 0 20px 32px !important; }}
+@media (max-width: 640px) {{
+    .gradio-container, .gradio-container > main, .gradio-container .app {{ padding: 0 6px !important; }}
+}}
 """
 
 
@@ -112,7 +116,17 @@ def _services(host: EmbeddedHost) -> Services:
         folder = examples.example_folder(examples.REGULARISATION)
         return folder if info.family == "toy" and folder.is_dir() else None
 
-    return services(host, regularisation=regularisation)
+    def paint(prompt: str, seed: int) -> Any:
+        side, toy = host.current().resolution, host.family() == "toy"
+        parsed = parse(prompt)
+        asked = Txt2Img(prompts=[parsed.text], cfg_scale=3 if toy else 7, width=side, height=side, seeds=[seed])
+        images, notes = host.draw(asked, parsed.calls)
+        lost = next((note for note in notes if isinstance(note, ExtensionError)), None)
+        if lost is not None:
+            raise lost
+        return images[0]
+
+    return services(host, regularisation=regularisation, paint=paint, on_busy=host.make_room)
 
 
 def _theme() -> Any:

@@ -196,6 +196,11 @@ class EmbeddedHost:
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
 
+    def make_room(self, training: bool) -> None:
+        """While a training goes on the graphics card is its; the model is read again by whoever draws a picture."""
+        if training and self._device.type != "cpu":
+            self.unload()
+
     # --- pictures
 
     @property

@@ -42,6 +42,7 @@ class RunView:
     peak_memory_bytes: int = 0
     seconds_per_step: float | None = None
     device: str = ""
+    steps_per_epoch: int = 0
     error: ExtensionError | None = None
 
 
@@ -82,6 +83,7 @@ def describe(run: RunDir, job: Job, progress: Progress, status: Status) -> RunVi
         peak_memory_bytes=stepped.peak_memory_bytes if stepped else 0,
         seconds_per_step=stepped.seconds_per_step if stepped else None,
         device=started.device if started else "",
+        steps_per_epoch=started.steps_per_epoch if started else 0,
         error=error,
     )
 

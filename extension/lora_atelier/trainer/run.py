@@ -76,6 +76,14 @@ class Run:
         """Whether the file ``stop`` is there or a signal came."""
         return self._asked_to_stop.is_set() or (self.path / "stop").exists()
 
+    def asked(self, name: str) -> bool:
+        """Whether somebody asked for something by a file of this name; it is removed, so that it is done once."""
+        try:
+            (self.path / name).unlink()
+        except OSError:
+            return False
+        return True
+
     def stop_on_signals(self) -> None:
         """Let SIGTERM and Ctrl-C ask for a stop instead of ending the process at once."""
         for name in ("SIGTERM", "SIGINT", "SIGBREAK"):

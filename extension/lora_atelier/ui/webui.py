@@ -140,6 +140,7 @@ def _services(host: WebuiHost) -> Services:
     if "services" not in _state:
         access = Access(remote=host.is_remote(), hides_paths=host.hides_paths())
         _state["services"] = services(host, access=access, on_start=lambda run: _accompany(host, run))
+        _state["services"].queue.start()
     known: Services = _state["services"]
     return known
 

@@ -26,6 +26,8 @@ from .services import Services
 # A page of ours that runs nothing and loads nothing.
 _PAGE = {**HEADERS, "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
 _MOST_ROWS = 500
+# How long one answer may look through a folder; the page asks again for the rest.
+_LOOK_S = 2.0
 
 
 def add_rights(api: APIRouter, services: Services) -> None:
@@ -100,18 +102,31 @@ class _Desk:
         self.data_dir = services.jobs.data_dir
         self.store = Store(self.data_dir)
 
-    def ledger(self, upload: str) -> FolderLedger:
-        """The ledger of a folder after a fresh look."""
+    def ledger(self, upload: str, seconds: float = _LOOK_S) -> FolderLedger:
+        """The ledger of a folder after a fresh look of so many seconds."""
         folder = self.services.uploads.get(upload)
         return scanning.scan(
             folder.source,
             folder.names(),
             store=self.store,
             captions=lambda path: read_caption(path, ".txt") or "",
+            seconds=seconds,
         )
 
-    def change(self, upload: str, change: Callable[[FolderLedger], None]) -> None:
+    def complete(self, upload: str) -> FolderLedger:
+        """The ledger of a folder that was looked through to its end. Raises RightsError."""
         ledger = self.ledger(upload)
+        if ledger.unread:
+            raise RightsError(
+                "The folder is still being looked through.",
+                why="{count} pictures are left.",
+                todo="Try again in a moment.",
+                count=ledger.unread,
+            )
+        return ledger
+
+    def change(self, upload: str, change: Callable[[FolderLedger], None]) -> None:
+        ledger = self.complete(upload)
         change(ledger)
         scanning.keep(ledger, self.services.uploads.get(upload).source, self.store)
 
@@ -121,7 +136,8 @@ class _Desk:
         ledger = self.ledger(upload)
         # Kept, so that a picture that loses its metadata later is still known; the record beside the pictures only
         # where somebody stated something.
-        self.store.put(ledger, self.services.uploads.get(upload).source)
+        if not ledger.unread:
+            self.store.put(ledger, self.services.uploads.get(upload).source)
         found = overview(ledger, whose=whose if whose in BASES else "mine")
         start, count = _number(request, "from", 0), min(_number(request, "count", 60), _MOST_ROWS)
         return _overview_json(found, ledger, start, count, language(request))
@@ -148,7 +164,7 @@ class _Desk:
     def strip(self, upload: str) -> dict[str, Any]:
         """Copies without personal data, as a folder of pictures of its own."""
         folder = self.services.uploads.get(upload)
-        ledger = self.ledger(upload)
+        ledger = self.complete(upload)
         self.store.put(ledger, folder.source)
         made = stripping.strip_folder(folder.source, self._copies(upload), ledger.names)
         return {
@@ -216,6 +232,7 @@ def _overview_json(found: Overview, ledger: FolderLedger, start: int, count: int
         "statement": ledger.statement,
         "approved": ledger.approved is not None,
         "events": len(ledger.events),
+        "unread": ledger.unread,
         "counts": found.counts(),
         "permits": found.permits(),
         "sentences": [locales.sentence(said, lang) for said in found.sentences()],

@@ -13,6 +13,7 @@ from ..config import GOALS, QUALITIES
 from ..jobs.forms import WHOSE
 from ..models.detect import FAMILY_NAMES
 from .answers import PREFIX, answer, guarded, language
+from .compare_routes import add_checkpoints
 from .lora_routes import add_loras
 from .picture_routes import add_pictures
 from .rights_routes import add_rights
@@ -28,6 +29,7 @@ def router(services: Services) -> APIRouter:
     add_pictures(api, services)
     add_settings(api, services)
     add_runs(api, services)
+    add_checkpoints(api, services)
     add_loras(api, services)
     add_rights(api, services)
     return api

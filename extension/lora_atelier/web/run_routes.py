@@ -133,6 +133,8 @@ def run_json(view: RunView, services: Services, lang: str) -> dict[str, Any]:
         "stage_total": view.stage_total,
         "step": view.step,
         "steps": view.steps,
+        "epoch": -(-view.step // view.steps_per_epoch) if view.steps_per_epoch else 0,
+        "epochs": -(-view.steps // view.steps_per_epoch) if view.steps_per_epoch else 0,
         "seconds_left": view.seconds_left,
         "seconds_per_step": view.seconds_per_step,
         "memory_bytes": view.peak_memory_bytes,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ..errors import Message
 from ..hosts.base import Host
-from ..jobs.queue import Queue
+from ..jobs.compare import Comparison, Paint
+from ..jobs.queue import OnBusy, Queue
 from ..jobs.run_dir import RunDir
 from ..jobs.service import Jobs
 from ..loader.catalogue import Catalogue
@@ -25,7 +26,7 @@ class Services:
 
     ``regularisation`` gives pictures that keep what a base model knows, where we have some for it. ``loads`` says how
     much of a LoRA file the host's model takes, and whether that is all; ``refresh_adapters`` makes the host look for
-    new files.
+    new files; ``comparison`` draws checkpoints side by side, where the host lets us draw.
     """
 
     jobs: Jobs
@@ -37,6 +38,7 @@ class Services:
     regularisation: Callable[[ModelInfo], Path | None] = lambda info: None
     loads: Callable[[Path], tuple[Message, bool]] | None = None
     refresh_adapters: Callable[[], None] = lambda: None
+    comparison: Comparison | None = None
 
     def __post_init__(self) -> None:
         if self.queue is None:
@@ -49,10 +51,13 @@ def services(
     access: Access | None = None,
     regularisation: Callable[[ModelInfo], Path | None] | None = None,
     on_start: Callable[[RunDir], None] | None = None,
+    on_busy: OnBusy | None = None,
+    paint: Paint | None = None,
 ) -> Services:
     """The services of one host: its data folder, LoRA folders and base models, the chosen model first.
 
-    ``on_start`` is told of every run whose process was started.
+    ``on_start`` is told of every run whose process was started, ``on_busy`` whether any training goes on; ``paint``
+    draws a prompt with the host's own sampler.
     Pictures that carry a data-mining prohibition are shown as refused, by the rule that the trainer's gate has.
     """
 
@@ -60,8 +65,12 @@ def services(
         usable = [checkpoint.info for checkpoint in host.checkpoints() if checkpoint.info is not None]
         return sorted(usable, key=lambda info: info.path != host.current().path)
 
+    jobs = Jobs(host.data_dir, host.lora_dirs()[0], on_start=on_start)
+    comparison = Comparison(paint, host.lora_dirs()[0], host.refresh_adapters) if paint is not None else None
     return Services(
-        jobs=Jobs(host.data_dir, host.lora_dirs()[0], on_start=on_start),
+        jobs=jobs,
+        queue=Queue(jobs, on_busy),
+        comparison=comparison,
         uploads=Uploads(host.data_dir / "uploads", signals.refusal),
         catalogue=host.catalogue,
         base_models=base_models,
