@@ -1,5 +1,7 @@
 import json
+import socket
 import sqlite3
+import time
 from datetime import date
 
 import pytest
@@ -216,6 +218,32 @@ def test_looking_again_reads_no_unchanged_file_and_adds_nothing(folder, store, m
     monkeypatch.setattr(scanning, "_read", lambda path: pytest.fail(f"{path} was read again"))
 
     assert list(scan(folder, store).rows()) == list(first.rows())
+
+
+def test_a_long_look_is_made_in_parts(folder, store):
+    first = scanning.scan(folder, names(folder), store=store, seconds=-1)
+    assert first.unread == 3 and first.events == []
+
+    whole = scan(folder, store)
+
+    assert whole.unread == 0 and len(whole.entries) == 3 and [one["what"] for one in whole.events] == ["scanned"]
+
+
+def test_a_hundred_pictures_are_looked_through_in_seconds_without_network(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    data = [picture("JPEG", size=(1024, 1024), color=(n, n, n)) for n in range(100)]
+    for number, one in enumerate(data):
+        (tmp_path / f"{number}.jpg").write_bytes(one)
+    began = time.process_time()
+
+    ledger = scan(tmp_path, Store(tmp_path / "data"))
+
+    assert time.process_time() - began < 20
+    assert len(ledger.entries) == 100 and all(one.pixel_id for one in ledger.entries.values())
+    assert [(tmp_path / f"{number}.jpg").read_bytes() for number in range(100)] == data
 
 
 def test_canonical_json_is_as_rfc_8785_has_it():

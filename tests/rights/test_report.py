@@ -34,7 +34,7 @@ def trained(tmp_path, write_header):
     folder.mkdir()
     for name, color in (("a.png", "red"), ("b.png", "blue"), ("<b>.png", "white")):
         (folder / name).write_bytes(picture("PNG", color=color))
-    (folder / "no.png").write_bytes(picture("PNG", xmp("DMI-PROHIBITED")))
+    (folder / "no.png").write_bytes(picture("PNG", xmp("DMI-PROHIBITED"), color="green"))
     names = sorted(path.name for path in folder.iterdir())
     ledger = scanning.scan(folder, names, store=Store(data_dir))
     contract = evidence.seal(b"contract", data_dir, name="c.pdf", kind="contract", valid_until="2099-01-01")

@@ -75,6 +75,8 @@ class FolderLedger:
     approved: dict[str, str] | None = None
     # File names -> item ids as the last look found them: of two files of the same bytes an entry has one name only.
     names: dict[str, str] = field(default_factory=dict, compare=False)
+    # How many files the last look did not come to; what it found is then not part of the record yet.
+    unread: int = field(default=0, compare=False)
 
     # ------------------------------------------------------------------------------------------------ files
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -80,12 +82,13 @@ def scan(
     *,
     store: Store | None = None,
     captions: Callable[[Path], str] = lambda path: "",
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    seconds: float = math.inf,
 ) -> FolderLedger:
     """Look through the pictures ``names`` of a folder and return its ledger, not kept yet; nothing is written to them.
 
     A picture that is gone meanwhile is passed over. Files that were read before and are as they were are not read
-    again. Raises RightsError.
+    again. After ``seconds`` of reading, the rest is left for the next look, and the ledger says how many. Raises
+    RightsError.
     """
     listed = list(names)
     ledger = open_ledger(folder, store) or FolderLedger()
@@ -96,8 +99,13 @@ def scan(
     ledger.names = {}
     fresh = []
     inheriting = store is not None and store.has_prohibitions()
-    for done, (name, mark) in enumerate(marks.items()):
+    until = time.monotonic() + seconds
+    ledger.unread = 0
+    for name, mark in marks.items():
         path = folder / name
+        if str(path) not in known and time.monotonic() > until:
+            ledger.unread += 1
+            continue
         if str(path) in known:
             item, pixels, found = known[str(path)]
         else:
@@ -120,10 +128,12 @@ def scan(
         # Two files of the very same bytes are one picture; the first name stands for both.
         entries.setdefault(item, entry)
         ledger.names[name] = item
-        progress(done + 1, len(marks))
     if store is not None and fresh:
         store.remember(fresh)
-    ledger.scanned(entries.values(), by=NOBODY)
+    if ledger.unread:
+        ledger.entries = {**ledger.entries, **entries}
+    else:
+        ledger.scanned(entries.values(), by=NOBODY)
     return ledger
 
 
