@@ -17,6 +17,7 @@ pytestmark = pytest.mark.torchfree
         ("<lora:momo:0.2:unet=0.9:dyn=4>", NetworkCall("momo", 0.2, 0.9, 4)),
         ("<lora:momo:-.5>", NetworkCall("momo", -0.5, -0.5)),
         ("<lora:桃の絵 2:1>", NetworkCall("桃の絵 2", 1.0, 1.0)),
+        ("<lyco:momo:0.5:0.8>", NetworkCall("momo", 0.5, 0.8)),
         ("<lora:momo:1:lbw=1,0,1>", NetworkCall("momo", 1.0, 1.0, named={"lbw": "1,0,1"})),
     ],
 )
@@ -30,7 +31,8 @@ def test_a_tag_is_read_as_a1111_reads_it(tag, call):
 
 @pytest.mark.parametrize(
     "tag",
-    ["<lora:>", "<lora::1>", "<lora:x:abc>", "<lora:x:nan>", "<lora:x:inf>", "<lora:x:1:1:0>", "<lora:x:1:1:1:1>"],
+    ["<lora:>", "<lora::1>", "<lora:x:abc>", "<lora:x:nan>", "<lora:x:inf>", "<lora:x:1:1:0>", "<lora:x:1:1:1:1>"]
+    + [f"<lora:x:1:1:{'9' * 5000}>", "<lyco:x:abc>"],
 )
 def test_a_tag_that_makes_no_sense_is_reported_and_changes_nothing_else(tag):
     parsed = parse(f"a cat {tag} <lora:good:0.5>")

@@ -1,7 +1,7 @@
 """``<lora:name:te:unet:dyn>`` in a prompt <-> ``NetworkCall``, in the grammar that AUTOMATIC1111's webui accepts.
 
 ``<lora:x>`` is weight 1; ``<lora:x:0.8>`` sets text encoder and U-Net; ``<lora:x:0.5:0.8>`` sets them apart; a
-third number is DyLoRA's rank. ``te=``, ``unet=`` and ``dyn=`` name them in any order.
+third number is DyLoRA's rank. ``te=``, ``unet=`` and ``dyn=`` name them in any order; ``<lyco:x>`` means the same.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ from dataclasses import dataclass, field
 
 from .errors import Message, message
 
-_TAG = re.compile(r"<lora:([^>]*)>")
+# AUTOMATIC1111 takes "lyco", the tag of an extension that it has swallowed, for "lora"; old prompts have it.
+_TAG = re.compile(r"<(?:lora|lyco):([^>]*)>")
+_START = re.compile(r"<(?:lora|lyco):")
+# A rank of more digits is none; int() refuses thousands of them with an error of its own.
+_RANK_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,10 @@ def parse(prompt: str) -> ParsedPrompt:
         return ""
 
     text = _TAG.sub(take, prompt)
-    unclosed = text.find("<lora:")
-    if unclosed >= 0:
-        problems.append(
-            message("“{tag}” has no closing “>”; it was read as plain text.", tag=text[unclosed : unclosed + 40])
-        )
+    unclosed = _START.search(text)
+    if unclosed is not None:
+        start = unclosed.start()
+        problems.append(message("“{tag}” has no closing “>”; it was read as plain text.", tag=text[start : start + 40]))
     return ParsedPrompt(_tidy(text) if calls or problems else prompt, tuple(calls), tuple(problems))
 
 
@@ -113,7 +116,7 @@ def _float(text: str, source: str) -> float:
 
 
 def _rank(text: str, source: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isdecimal() or len(text) > _RANK_DIGITS or int(text) < 1:
         raise _BadTagError(
             message(
                 "“{text}” in “{tag}” is not a rank (a whole number from 1); the LoRA was left out.",
