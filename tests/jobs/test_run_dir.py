@@ -111,3 +111,13 @@ def test_progress_reads_only_what_is_new_and_starts_over_with_the_file(tmp_path)
 
     run.events_path.unlink()
     assert progress.update().last is None
+
+
+def test_a_run_that_is_asked_to_stop_before_it_could_say_anything_is_still_on_its_way(tmp_path):
+    """Its process has no lock yet: whoever took it for stopped would start another one beside it."""
+    run = RunDir(tmp_path)
+    run.mark_started()
+    run.stop_path.write_text("stop\n")
+
+    assert status(run) == "running"
+    assert Progress(run).status(exited=True) == "stopped"

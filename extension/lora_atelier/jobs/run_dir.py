@@ -245,10 +245,11 @@ class Progress:
         started, _ = self.run.started()
         if not started and self.last is None:
             return "waiting"
-        if self.run.stop_path.exists():
-            return "stopped"  # it did not stop by itself in time and was ended
+        # Also one that was asked to stop at once: another must not start beside a process that is still on its way.
         if not exited and not self.spoke() and 0 <= time.time() - started < STARTING_S:
             return "running"
+        if self.run.stop_path.exists():
+            return "stopped"  # it did not stop by itself in time and was ended
         return "died"
 
 
