@@ -288,3 +288,15 @@ def test_the_page_s_loader_works_as_the_demo_was_told(data_dir, monkeypatch, arg
 
     settings = served[0]._session._settings
     assert (settings.originals, settings.partly) == (originals, partly)
+
+
+def test_the_demo_without_a_page_applies_its_lora_as_it_was_told_too(data_dir, monkeypatch):
+    pytest.importorskip("torch")
+    from lora_atelier.embedded import demo
+
+    told = []
+    monkeypatch.setattr(demo, "run", lambda output, **options: told.append(options["loader"]) or 0)
+    arguments = ["--headless", "--output", str(data_dir / "out"), "--data-dir", str(data_dir)]
+
+    assert cli.main(["demo", *arguments, "--low-memory"]) == 0
+    assert told[0].originals == "reread"

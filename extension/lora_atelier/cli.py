@@ -208,17 +208,18 @@ def free_port() -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     check_demo(options)
+    from .loader.session import LoaderSettings
+
     model = (options.model or BASE_MODEL).resolve()
+    loader = LoaderSettings("reread" if options.low_memory else "auto", partly=options.apply_partly)
     if options.headless:
         from .embedded import demo
 
         output = (options.output or Path("out")).resolve()
-        return demo.run(output, model=model, data_dir=options.data_dir)
+        return demo.run(output, model=model, data_dir=options.data_dir, loader=loader)
     from .embedded import app
     from .hosts.embedded import EmbeddedHost
-    from .loader.session import LoaderSettings
 
-    loader = LoaderSettings("reread" if options.low_memory else "auto", partly=options.apply_partly)
     host = EmbeddedHost(model, (options.data_dir or default_data_dir()).resolve(), loader=loader)
     port = free_port() if options.port is None else options.port
     return int(app.serve(host, port=port, open_browser=not options.no_browser) or 0)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -28,6 +28,9 @@ from ..jobs.service import JobForm, Jobs
 from ..jobs.view import RunView
 from ..models.detect import ModelInfo, inspect
 from . import examples, judge, world
+
+if TYPE_CHECKING:
+    from ..loader.session import LoaderSettings
 
 WEIGHTS = (0.0, 0.4, 0.8, 1.0)
 # The weight at which the rest of the world is looked at again.
@@ -78,9 +81,10 @@ class Gallery:
         return pictures
 
 
-def run(output: Path, *, model: Path, data_dir: Path | None = None) -> int:
+def run(output: Path, *, model: Path, data_dir: Path | None = None, loader: LoaderSettings | None = None) -> int:
     """Do the main job and write ``report.json``, ``grid.png`` and the LoRA into ``output``; returns an exit code.
 
+    ``loader`` says how the LoRA is applied for the grid.
     Earlier results in ``output`` stay: a new LoRA gets a fresh name; grid and report are replaced. Raises
     ExtensionError for everything that can be foreseen.
     """
@@ -95,7 +99,7 @@ def run(output: Path, *, model: Path, data_dir: Path | None = None) -> int:
     result = view.result
     assert result is not None
     _say("2/3  Drawing")
-    gallery = Gallery(host_painter(info, work, result.stem), batch_size=8 if info.family == "toy" else 1)
+    gallery = Gallery(host_painter(info, work, result.stem, loader), batch_size=8 if info.family == "toy" else 1)
     scores = measure(gallery) if info.family == "toy" else None
     grid = draw_grid(gallery, *_grid_prompts(info, gallery), title=_grid_title(result.stem, info))
     _say("3/3  Writing")
@@ -157,12 +161,12 @@ def example_pictures(work: Path) -> tuple[Path, Path]:
 # ------------------------------------------------------------------------------------------------ drawing
 
 
-def host_painter(info: ModelInfo, work: Path, name: str) -> Painter:
+def host_painter(info: ModelInfo, work: Path, name: str, loader: LoaderSettings | None = None) -> Painter:
     """A painter that goes the way of a prompt with ``<lora:name:weight>`` through the embedded host."""
     from ..hosts.embedded import EmbeddedHost
     from ..models.sample import Txt2Img
 
-    host = EmbeddedHost(info.path, work)
+    host = EmbeddedHost(info.path, work, loader=loader)
     cfg_scale = 3.0 if info.family == "toy" else 7.0
 
     def paint(prompts: Sequence[str], seeds: Sequence[int], weight: float) -> list[Image.Image]:
