@@ -5,6 +5,7 @@ import time
 from datetime import date
 
 import pytest
+from PIL import Image
 from tests.rights.fixtures import bag, picture, xmp
 
 from lora_atelier.errors import RightsError
@@ -174,6 +175,23 @@ def test_a_picture_that_was_stripped_in_its_own_folder_inherits_as_well(folder, 
 
     assert again.by_name("b.png").signals().prohibited
     assert scan(folder, store).by_name("b.png").signals().prohibited  # and so it stays
+
+
+def test_a_smaller_copy_in_another_format_inherits_as_well(store, tmp_path):
+    """By its fingerprint: no byte and no pixel is the same."""
+    picture_of = Image.effect_mandelbrot((300, 200), (-2, -1.5, 1, 1.5), 60).convert("RGB")
+    for place, kind, size in (("one", "PNG", (300, 200)), ("two", "JPEG", (240, 160))):
+        (tmp_path / place).mkdir()
+        forbidding = xmp("DMI-PROHIBITED") if place == "one" else None
+        (tmp_path / place / "m.png").write_bytes(picture(kind, forbidding, color=picture_of.resize(size)))
+    other = Image.effect_mandelbrot((300, 200), (-0.2, -1.1, 0.3, -0.6), 60).convert("RGB")
+    (tmp_path / "two" / "o.png").write_bytes(picture("PNG", color=other))
+    scanning.keep(scan(tmp_path / "one", store), tmp_path / "one", store)
+
+    ledger = scan(tmp_path / "two", store)
+
+    assert ledger.by_name("m.png").signals().prohibited
+    assert not ledger.by_name("o.png").signals().prohibited
 
 
 def test_an_override_needs_a_name_and_a_reason_and_is_impossible_for_studios(folder):

@@ -19,12 +19,12 @@ from .. import atomic
 from ..datasets.items import Item
 from ..errors import DataError, Message, RightsError, message
 from . import ledger, near_duplicates, policy, rollup, scanning, signals
-from .folder_ledger import FolderLedger, item_id
+from .folder_ledger import Entry, FolderLedger, item_id
 from .ledger import BASES, Record
 from .policy import Case, Decision
 from .signals_base import Signals
 from .signals_sidecar import Beside
-from .store import Store
+from .store import Prohibitions, Store
 
 LEDGER = "rights.jsonl"
 # What was left out, for the report.
@@ -177,7 +177,7 @@ class _Examiner:
     remarks: list[Message] = field(default_factory=list)
     _ledgers: dict[Path, FolderLedger | None] = field(default_factory=dict)
     _beside: dict[Path, Beside] = field(default_factory=dict)
-    _inheriting: bool | None = None
+    _earlier: Prohibitions | None = None
 
     def examine(self, item: Item) -> tuple[Record, Decision]:
         """What the record says of a picture, and whether it is used. Raises DataError, RightsError."""
@@ -209,13 +209,19 @@ class _Examiner:
         decision = policy.decide(case)
         return _record(case, sha256, str(path), decision), decision
 
-    def _inherited(self, data: bytes, sha256: str, entry: object, known: FolderLedger | None) -> tuple[Signals, bool]:
-        if self._inheriting is None:
-            self._inheriting = self.store is not None and self.store.has_prohibitions()
-        if not self._inheriting or self.store is None:
+    def _inherited(
+        self, data: bytes, sha256: str, entry: Entry | None, known: FolderLedger | None
+    ) -> tuple[Signals, bool]:
+        if self._earlier is None:
+            self._earlier = self.store.prohibitions() if self.store is not None else Prohibitions()
+        if not self._earlier:  # then no pixels are needed
             return Signals(), False
-        pixels = getattr(entry, "pixel_id", "") or scanning.pixel_id(data)
-        return self.store.inherited(item_id(sha256), pixels, besides=known.dataset_id if known is not None else "")
+        if entry is not None:
+            pixels, pdq = entry.pixel_id, str(entry.found.get("pdq", ""))
+        else:
+            pixels, pdq = scanning.pixel_id(data), near_duplicates.fingerprint(data)
+        besides = known.dataset_id if known is not None else ""
+        return self._earlier.of(item_id(sha256), pixels, pdq, besides=besides)
 
     def ledger(self, folder: Path) -> FolderLedger | None:
         """The folder's ledger. One that can't be relied on ends a run, an experiment aside."""

@@ -76,6 +76,19 @@ def _hash(data: bytes) -> pdq.Bits | None:
     return pdq.packed(made.cosines[None])[0] if made.quality >= LEAST_QUALITY else None
 
 
+def fingerprint(data: bytes) -> str:
+    """The hash of a picture as hexadecimal digits, "" for one with too little to see."""
+    bits = _hash(data)
+    return "" if bits is None else bits.tobytes().hex()
+
+
+def is_near(one: str, other: str) -> bool:
+    """Whether two fingerprints are of nearly the same picture; "" is near nothing."""
+    if len(one) != len(other) or not one:
+        return False
+    return (int(one, 16) ^ int(other, 16)).bit_count() <= NEAR_BITS
+
+
 def shared(items: Sequence[Item], grouped: Mapping[str, str]) -> tuple[dict[Item, int], list[Message]]:
     """The repeats of each item, those of each group brought to one budget: the highest that one of it had.
 

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from ..errors import RightsError
-from . import personal, signals_embedded
+from . import near_duplicates, personal, signals_embedded
 from .folder_ledger import Entry, FolderLedger, item_id
 from .signals_base import Signals
 from .signals_sidecar import Beside
@@ -98,7 +98,7 @@ def scan(
     entries: dict[str, Entry] = {}
     ledger.names = {}
     fresh = []
-    inheriting = store is not None and store.has_prohibitions()
+    earlier = store.prohibitions() if store is not None else None
     until = time.monotonic() + seconds
     ledger.unread = 0
     for name, mark in marks.items():
@@ -116,9 +116,9 @@ def scan(
             fresh.append((str(path), mark, item, pixels, found))
         entry = Entry(item, name, pixels, found)
         said = entry.signals().merged(beside.signals(name))
-        if inheriting and store is not None:
-            earlier, withdrawn = store.inherited(item, pixels, besides=ledger.dataset_id)
-            said = said.merged(earlier)
+        if earlier:
+            inherited, withdrawn = earlier.of(item, pixels, found.get("pdq", ""), besides=ledger.dataset_id)
+            said = said.merged(inherited)
             if withdrawn:
                 entry.found = {**entry.found, "withdrawn_before": True}
         entry.found = {**entry.found, **_found(said)}
@@ -144,6 +144,8 @@ def _read(path: Path) -> tuple[str, str, dict[str, Any]]:
     private = [one.to_json() for one in personal.find(data, opened=opened)]
     if private:
         found["personal"] = private
+    if pdq := near_duplicates.fingerprint(data):
+        found["pdq"] = pdq
     return item_id(hashlib.sha256(data).hexdigest()), pixel_id(data), found
 
 

@@ -42,7 +42,7 @@ def refusal_of(name: str, signals: Signals) -> Message | None:
     worst = signals.prohibitions()[0]
     if worst.where == "inherited":
         return message(
-            "“{name}” is left out: the same picture came with a prohibition before ({term}).",
+            "“{name}” is left out: the same picture, or nearly, came with a prohibition before ({term}).",
             name=name,
             term=worst.raw,
         )

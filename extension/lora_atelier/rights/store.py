@@ -8,11 +8,12 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import RightsError
-from . import canonical, history
+from . import canonical, history, near_duplicates
 from .folder_ledger import Entry, FolderLedger
 from .signals_base import Signal, Signals, signal
 
@@ -129,27 +130,15 @@ class Store:
 
     # ------------------------------------------------------------------------------------------------ pictures
 
-    def has_prohibitions(self) -> bool:
-        """Whether any picture on this machine came with a prohibition or was withdrawn: else no pixels are needed."""
+    def prohibitions(self) -> Prohibitions:
+        """What is known of pictures that came with a prohibition or were withdrawn, in all folders."""
         with self._open() as db:
-            return db.execute("SELECT 1 FROM items WHERE verdict != '' LIMIT 1").fetchone() is not None
-
-    def inherited(self, item_id: str, pixel_id: str, *, besides: str = "") -> tuple[Signals, bool]:
-        """What other files of the same picture forbade, and whether one was withdrawn. Its own line in the dataset
-        ``besides`` is none of them."""
-        with self._open() as db:
-            rows = db.execute(
-                "SELECT row FROM items WHERE verdict != '' AND NOT (dataset = ? AND item_id = ?)"
-                " AND (item_id = ? OR (pixel_id = ? AND ? != '')) LIMIT 50",
-                (besides, item_id, item_id, pixel_id, pixel_id),
-            ).fetchall()
-        found: list[Signal] = []
-        withdrawn = False
-        for (row,) in rows:
-            entry = Entry(**{name: value for name, value in json.loads(row).items() if name != "kind"})
-            withdrawn = withdrawn or entry.withdrawn is not None
-            found += [signal(one.kind, "inherited", one.raw, one.use) for one in entry.signals().prohibitions()]
-        return Signals(tuple(dict.fromkeys(found))), withdrawn
+            rows = db.execute("SELECT dataset, row FROM items WHERE verdict != ''").fetchall()
+        entries = []
+        for dataset, row in rows:
+            values = {name: value for name, value in json.loads(row).items() if name != "kind"}
+            entries.append((str(dataset), Entry(**values)))
+        return Prohibitions(tuple(entries))
 
     def pixels_of(self, item_id: str) -> set[str]:
         """The pixel ids that are known of a file."""
@@ -177,6 +166,30 @@ class Store:
                 "REPLACE INTO seen VALUES (?, ?, ?, ?, ?)",
                 ((path, mark, item, pixels, _row(found)) for path, mark, item, pixels, found in rows),
             )
+
+
+@dataclass(frozen=True)
+class Prohibitions:
+    """Pictures that were forbidden or withdrawn before, with their datasets; empty on most machines."""
+
+    entries: tuple[tuple[str, Entry], ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.entries)
+
+    def of(self, item_id: str, pixel_id: str, pdq: str = "", *, besides: str = "") -> tuple[Signals, bool]:
+        """What other files of the same picture forbade, or of nearly the same one by its hash ``pdq``, and whether one
+        was withdrawn. Its own line in the dataset ``besides`` is none of them."""
+        found: list[Signal] = []
+        withdrawn = False
+        for dataset, entry in self.entries:
+            if (dataset, entry.item_id) == (besides, item_id):
+                continue
+            same = entry.item_id == item_id or (pixel_id and entry.pixel_id == pixel_id)
+            if same or near_duplicates.is_near(pdq, entry.found.get("pdq", "")):
+                withdrawn = withdrawn or entry.withdrawn is not None
+                found += [signal(one.kind, "inherited", one.raw, one.use) for one in entry.signals().prohibitions()]
+        return Signals(tuple(dict.fromkeys(found))), withdrawn
 
 
 def _verdict(entry: Entry) -> str:
