@@ -1,6 +1,8 @@
 """What holds for every format, every set of LoRAs and every order: the loader's promises, with random cases."""
 
 import random
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lora_atelier.adapters import families
+from lora_atelier.adapters.file import AdapterFile
+from lora_atelier.loader.fitting import fit_content
 from lora_atelier.loader.patching import Patch, WeightPatcher
 from lora_atelier.models.layers import Layer
 
@@ -143,3 +147,76 @@ def test_a_model_that_the_host_converted_in_between_gets_its_own_bits_back(name)
 
     assert host.layers()["layer0"].view("weight").dtype == torch.float32
     assert same(host.bits(), [weight.float() for weight in before])
+
+
+class FamilyHost(Layers):
+    """Four layers of a U-Net under kohya's names, and no text encoder."""
+
+    def __init__(self):
+        modules = [nn.Linear(12, 8, bias=False) for _ in range(4)]
+        self._layers = {f"lora_unet_down_blocks_{at}_proj_in": Layer(module) for at, module in enumerate(modules)}
+
+    def aliases(self):
+        return {f"lora_unet_alias_{at}": name for at, name in enumerate(self._layers)}
+
+    def family(self):
+        return "sd1"
+
+
+def entry_of(kind, at):
+    """The tensors of one layer of a file."""
+    down, up = torch.ones(2, 12), torch.ones(8, 2)
+    here = f"down_blocks_{at}_proj_in"
+    lora = {"lora_down.weight": down, "lora_up.weight": up}
+    written, tensors = {
+        "fits": (f"lora_unet_{here}", lora),
+        "absent": (f"lora_unet_elsewhere_{at}", lora),
+        "by another name": (f"lora_unet_alias_{at}", lora),
+        "as diffusers says it": (f"unet.down_blocks.{at}.proj_in", {"lora_A.weight": down, "lora_B.weight": up}),
+        "no key": (f"encoder_{at}", {"kernel": down}),
+        "one key too many": (f"lora_unet_{here}", lora | {"lora_sideways.weight": down}),
+        "odd": (f"lora_unet_{here}", lora | {"lora_down.weight": torch.ones(2, 13)}),
+        "unread": (f"lora_unet_{here}", {"lora_down.weight": down}),
+        "text": (f"lora_te_text_model_encoder_layers_{at}_mlp_fc1", lora),
+    }[kind]
+    return {f"{written}.{suffix}": tensor for suffix, tensor in tensors.items()}
+
+
+# How often a kind of entry is counted, and beside what the count stands; a second name for a layer counts by its keys.
+COUNTED = {
+    **dict.fromkeys(("absent", "by another name", "no key"), ("are not in the model", 1)),
+    "as diffusers says it": ("are not in the model", 2),
+    **dict.fromkeys(("odd", "unread", "one key too many"), ("do not fit the model", 1)),
+    "text": ("text encoder", 1),
+}
+SECOND_NAMES = ("by another name", "as diffusers says it")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    places=st.lists(st.sampled_from(["fits", "odd", "unread", "one key too many"]), min_size=4, max_size=4),
+    more=st.sets(
+        st.tuples(st.sampled_from(["absent", "no key", "text", *SECOND_NAMES]), st.integers(0, 3)), max_size=8
+    ),
+)
+def test_no_key_is_dropped_without_being_counted_and_shown(places, more):
+    # A name is a second one only where the first one is used.
+    more = [(kind, at) for kind, at in sorted(more) if kind not in SECOND_NAMES or places[at] == "fits"]
+    tensors = {}
+    for at, kind in enumerate(places):
+        tensors |= entry_of(kind, at)
+    for kind, at in more:
+        tensors |= entry_of(kind, at)
+    host = FamilyHost()
+
+    fitted = fit_content("x", AdapterFile(Path("x"), tensors, {}, ""), host, partly=True)
+
+    used = {name for at, name in enumerate(host.layers()) if places[at] == "fits"}
+    assert {layer for layer, _ in fitted.adapters} == used
+    shown, expected = Counter(), Counter()
+    for note in fitted.notes:
+        shown[next(told for told, _ in COUNTED.values() if told in note.template)] += note.values["count"]
+    for kind in [*places, *(kind for kind, _ in more)]:
+        told, count = COUNTED.get(kind, ("", 0))
+        expected[told] += count
+    assert shown == +expected
