@@ -219,6 +219,19 @@ def test_a_picture_swapped_after_it_was_approved_stops_the_run(folder, run_dir, 
         admit(folder, run_dir)
 
 
+def test_what_a_studio_did_not_approve_is_left_out(folder, run_dir, stated):
+    def approve(one, id_of):
+        one.state({"profile": "studio", "basis": "owner"}, by="A")
+        one.approve({entry.name: entry.sha256 for entry in one.entries.values()}, by="A")
+
+    stated(approve)
+    (folder / "later.png").write_bytes(picture("PNG", color="white"))
+
+    admitted = admit(folder, run_dir)
+
+    assert names(admitted) == ["a.png", "b.png", "c.png"] and "approved" in str(admitted.refused[0])
+
+
 def test_pictures_that_keep_what_the_model_knows_need_no_statement_but_no_prohibition(folder, run_dir, tmp_path):
     others = tmp_path / "others"
     others.mkdir()

@@ -205,6 +205,7 @@ class _Examiner:
             today=self.today,
             withdrawn=withdrawn,
             is_reg=item.is_reg,
+            is_new=known is not None and known.approved is not None and path.name not in known.approved,
         )
         decision = policy.decide(case)
         return _record(case, sha256, str(path), decision), decision

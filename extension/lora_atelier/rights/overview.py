@@ -119,6 +119,7 @@ def overview(ledger: FolderLedger, *, whose: str, today: date | None = None) -> 
             whose=whose,
             today=today,
             withdrawn=bool(entry.found.get("withdrawn_before")),
+            is_new=ledger.approved is not None and name not in ledger.approved,
         )
         rows.append(Row(name, entry, case, policy.decide(case)))
     return Overview(tuple(rows), ledger.statement)

@@ -40,6 +40,8 @@ class Case:
     today: date
     withdrawn: bool = False
     is_reg: bool = False
+    # Whether the file came after the folder was approved.
+    is_new: bool = False
 
     @property
     def profile(self) -> str:
@@ -132,6 +134,10 @@ def decide(case: Case) -> Decision:
 
 def _missing(case: Case) -> Decision | None:
     """What a studio's picture lacks, or None."""
+    if case.is_new:
+        return _out(
+            "approval", message("“{name}” is left out: it was not there when the folder was approved.", name=case.name)
+        )
     if case.basis == "none":
         return _out("basis", message("“{name}” is left out: it is not stated why it may be used.", name=case.name))
     if case.basis != "owner" and not case.said.get("evidence"):
