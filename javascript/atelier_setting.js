@@ -37,7 +37,10 @@
                 this.list = el("datalist", { id: `${id}_list` }, ...field.suggestions.map((value) => el("option", { value })));
                 input.addEventListener("focus", () => this.element.append(this.list), { once: true });
             }
-            input.addEventListener("input", () => this.draft.change(field.place, this.read(input.value)));
+            input.addEventListener("input", () => {
+                this.typed = this.read(input.value);
+                this.draft.change(field.place, this.typed);
+            });
             return input;
         }
 
@@ -49,16 +52,20 @@
 
         back() {
             this.draft.undo(this.field.place);
+            this.typed = undefined;
+            this.write(this.recipe);
             this.input.focus();
         }
 
         write(value) {
             if (this.field.kind === "bool") this.input.checked = value === true;
-            else if (document.activeElement !== this.input) this.input.value = written(value);
+            // What is being typed is not taken out of a person's hands; what comes from elsewhere (a preset, undo) is shown.
+            else if (document.activeElement !== this.input || this.draft.changes[this.field.place] !== this.typed) this.input.value = written(value);
         }
 
         draw(settings, problems) {
             const { place } = this.field;
+            this.recipe = settings.recipe[place];
             const changed = settings.changed.includes(place) || place in this.draft.changes;
             // What was typed and can't be read stays as it was typed.
             const typed = this.draft.changes[place];
