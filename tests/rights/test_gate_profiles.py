@@ -4,7 +4,7 @@ import time
 from datetime import date
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from tests.rights.fixtures import picture, xmp
 
 from lora_atelier.datasets.items import Item
@@ -273,6 +273,32 @@ def test_near_duplicates_share_one_budget_of_repeats(duplicates, run_dir):
     assert [item.num_repeats for item in admitted.items] == [4, 3, 3, 10]
     again = admit(duplicates, run_dir, num_repeats=10)
     assert again.items == admitted.items and names(again) == ["a.png", "b.png", "c.png", "d.png"]
+
+
+def face(*, laughing=False):
+    drawn = Image.new("RGB", (512, 512), "#cde")
+    pen = ImageDraw.Draw(drawn)
+    for number in range(12):
+        pen.line((number * 43, 0, 512 - number * 30, 512), fill=(60 + number * 12, 90, 150), width=5)
+    pen.ellipse((120, 80, 400, 440), fill="#fdc", outline="black", width=4)
+    for x in (200, 300):
+        pen.ellipse((x, 190, x + 30, 220), fill="black")
+    if laughing:
+        pen.ellipse((240, 325, 280, 365), fill="#a22")
+    else:
+        pen.line((235, 340, 285, 340), fill="black", width=5)
+    return drawn
+
+
+def test_one_pose_with_another_mouth_is_a_picture_of_its_own(tmp_path, run_dir):
+    """Their PDQ hashes are 14 bits apart, which is as near as a saved copy."""
+    place = tmp_path / "faces"
+    place.mkdir()
+    face().save(place / "a.png")
+    face().resize((384, 384)).save(place / "b.png")
+    face(laughing=True).save(place / "c.png")
+
+    assert names(admit(place, run_dir)) == ["a.png", "c.png"]
 
 
 def test_what_is_left_without_repeats_is_left_out_and_said(duplicates, run_dir):
