@@ -29,7 +29,7 @@ def test_a_dry_run_says_time_and_memory_of_each_part_and_makes_no_lora(tmp_path,
 
     said = measured(made)
     assert set(said["seconds"]) == {
-        *("start", "pictures", "latents", "captions", "steps", "measurements", "samples", "files")
+        *("start", "pictures", "latents", "captions", "steps", "measurements", "samples", "files", "memorisation")
     }
     # The text encoder is trained here: no caption is read beforehand.
     assert [name for name, seconds in said["seconds"].items() if seconds <= 0] == ["captions"]

@@ -130,13 +130,16 @@ def measure(this: Run) -> None:
     seconds = {
         "start": start_s + built_s + took.model,
         "pictures": reading_s + took.pictures / max(1, len(list(some.pictures))) * len(missing),
-        "latents": _encoding_s(took.encoding, len(missing)),
+        # Those that were encoded now are in the cache of the run.
+        "latents": _encoding_s(took.encoding, len(missing) - len(took.encoding)),
         "captions": took.texts / max(1, took.captions) * measured.captions(),
         "steps": steps_s,
         "measurements": measured.measurements(),
         "samples": measured.samples(),
         "files": measured.files(),
     }
+    training = sum(seconds[name] for name in ("steps", "measurements", "samples", "files"))
+    seconds["memorisation"] = this.config.validation.memorisation * training
     parts = measured.parts(program, peak, len(list(some.pictures)))
     said = {
         "schema": SCHEMA,
@@ -180,8 +183,8 @@ def _largest(plan: BatchPlan) -> list[Place]:
 
 
 def _encoding_s(encoded: Sequence[float], count: int) -> float:
-    """How long it takes to encode ``count`` pictures; the first one takes longer."""
-    if not encoded or not count:
+    """How long it takes to encode ``count`` pictures, the first of which takes longer."""
+    if not encoded or count <= 0:
         return 0.0
     return encoded[0] + statistics.median(encoded[1:] or encoded) * (count - 1)
 
