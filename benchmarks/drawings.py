@@ -1,4 +1,4 @@
-"""Detailed drawings made from seeds: landscapes, streets, characters, patterns. For the guard's benchmark and tests.
+"""Detailed drawings made from seeds: landscapes, streets, characters, patterns, posters. For the guard's benchmark and tests.
 
 Two drawings of one kind share subject and style, as the pictures of one artist do; ``pose`` of a character keeps
 everything but a few details, as the pictures of one character in one pose do.
@@ -7,6 +7,7 @@ everything but a few details, as the pictures of one character in one pose do.
 from __future__ import annotations
 
 import colorsys
+import itertools
 import math
 import random
 
@@ -148,6 +149,23 @@ class _Pen:
         for _ in range(rng.randint(8, 20)):
             points = [(rng.random(), rng.random()) for _ in range(3)]
             self.line(points, self.colour(rng.random(), rng.random(), 0.5), rng.uniform(0.003, 0.015))
+
+    def poster(self) -> None:
+        """Few large shapes of strong contrast on bands, so that little is lost where a model sees coarsely."""
+        rng = self.rng
+        edges = [0.0, *sorted(rng.uniform(0.1, 0.9) for _ in range(3)), 1.0]
+        for number, (top, bottom) in enumerate(itertools.pairwise(edges)):
+            tone = self.colour(0.25 + 0.5 * (number % 2), 0.7, 0.5)
+            self.area([(0, top), (1, top + 0.08), (1, bottom + 0.08), (0, bottom)], tone)
+        for number in range(9):
+            x, y, size = rng.random(), rng.random(), rng.uniform(0.08, 0.17)
+            tone = self.colour(0.12 if number % 2 else 0.88, 0.8, 0.5)
+            if rng.random() < 0.5:
+                self.disc(x, y, size, size * rng.uniform(0.6, 1.2), tone)
+            else:
+                turn, corners = rng.uniform(0, 6.3), rng.randint(3, 5)
+                turns = [turn + 6.283 * at / corners for at in range(corners)]
+                self.area([(x + size * math.cos(at), y + size * math.sin(at)) for at in turns], tone)
 
     def character(self, pose: random.Random) -> None:
         """A head with hair and eyes on shoulders in patterned clothes, before a plain or simple ground."""

@@ -43,6 +43,14 @@ class ValidationConfig:
         least=0,
     )
 
+    memorisation: float = setting(
+        0.1,
+        "Memorisation test",
+        "Share of the training time that may be spent at its end on finding pictures that come back; 0 tests none.",
+        least=0,
+        most=1,
+    )
+
     def problems(self) -> Iterator[Problem]:
         """Yield everything that is wrong with these settings."""
         yield from checked("validation", self)

@@ -27,7 +27,7 @@ def _unavailable(engine: str) -> Iterator[str]:
     if engine == "native":
         yield from (place for place in (*NOT_YET, *NOT_READ, *ALWAYS) if "=" not in place)
     else:
-        yield from ("validation.patience", "optimizer.ema_decay", "loss.timesteps")
+        yield from ("validation.patience", "validation.memorisation", "optimizer.ema_decay", "loss.timesteps")
 
 
 def _of_other_models(family: str) -> Iterator[str]:

@@ -27,6 +27,8 @@ _SAME_COLOURS = 12.0
 _COLOUR_SIDE = 16
 # A copy that a model made differs by about this many bits; a lower limit would find none.
 _FEWEST_BITS = 8
+# Of more pictures than this only the whole is calibrated: each of them is compared with all others.
+_MOST_COMPARED = 300
 # So many of the nearest other pictures are compared by corners, which takes milliseconds each.
 _NEIGHBOURS = 8
 
@@ -96,6 +98,9 @@ def calibrated(pictures: Sequence[Prepared]) -> list[tuple[int, int, int]]:
         whole = min([FLAG, *(int(apart[n]) for n in others)])
         if not one.seen.is_telling or whole < _FEWEST_BITS:
             limits.append((0, 0, keypoints.FLAG))
+            continue
+        if len(pictures) > _MOST_COMPARED:
+            limits.append((whole, grid.FLAG, keypoints.FLAG))
             continue
         asked = grid.hashes(one.luma)
         windows = min([grid.FLAG, *grid.distance(asked, parts[others]).tolist()])

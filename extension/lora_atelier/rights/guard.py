@@ -169,7 +169,7 @@ def compare(
             found.append(_compare_one(output, name, kept, second_look=second_look))
             if embedder is not None:
                 found.append(_by_embedder(output, name, kept, embedder))
-    verdict, near = max(found, key=lambda each: (_ORDER.index(each[0]), _closeness(each[1])))
+    verdict, near = max(found, key=lambda each: (_ORDER.index(each[0]), closeness(each[1])))
     silent = sum(int((kept.limits[:, 0] == 0).sum()) for _, kept in known)
     compared = sum(len(kept) for _, kept in known) - silent
     return Finding(verdict, near, compared, silent)
@@ -244,7 +244,7 @@ def _by_embedder(output: Output, name: str, kept: References, embedder: Embeds) 
     return verdict, Near(name, kept.pictures[at].name, at, "embedder", value, REVIEW)
 
 
-def _closeness(near: Near) -> float:
+def closeness(near: Near) -> float:
     """How far beyond its limit something is, to choose among findings of one verdict."""
     if near.look in ("whole", "windows"):
         return (near.limit - near.value) / 256

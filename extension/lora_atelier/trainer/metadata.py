@@ -63,8 +63,17 @@ class Facts:
     rights: Mapping[str, Any]
 
     @classmethod
-    def of(cls, pictures: Pictures, *, step: int, batches_per_epoch: int, started: float, session: int) -> Facts:
-        """The facts of a run at ``step``."""
+    def of(
+        cls,
+        pictures: Pictures,
+        *,
+        step: int,
+        batches_per_epoch: int,
+        started: float,
+        session: int,
+        memorisation: Mapping[str, Any] | None = None,
+    ) -> Facts:
+        """The facts of a run at ``step``, with what the memorisation test said of it if it was tested."""
         buckets: Counter[tuple[int, int]] = Counter()
         folders: Counter[tuple[int, bool]] = Counter()
         errors = []
@@ -84,7 +93,7 @@ class Facts:
             ratio_error=sum(errors) / max(1, len(errors)),
             started=started,
             session=session,
-            rights=pictures.admitted.summary(),
+            rights={**pictures.admitted.summary(), **({"memorisation": memorisation} if memorisation else {})},
         )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,19 @@ class LoraNetwork(nn.Module):
         for layer in self._layers.values():
             layer.__dict__.pop("forward", None)
 
+    @contextmanager
+    def weighing(self, multiplier: float) -> Iterator[None]:
+        """Within, each layer answers with its change counted ``multiplier`` times, as the loader applies it.
+
+        That is W + m (W' - W), whatever the kind: layers are linear in their weights.
+        """
+        for name, layer in self._layers.items():
+            layer.forward = _weighed(layer, self.branches[name], multiplier)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            self.attach()
+
     def begin(self, number: int, *, multiplier: float = 1.0) -> None:
         """Draw what is another in batch ``number``, and let the change count ``multiplier`` times in it.
 
@@ -89,3 +103,15 @@ class LoraNetwork(nn.Module):
     def _named(self) -> Iterator[tuple[str, Tensor]]:
         for name, branch in self.named_branches():
             yield from ((f"{name}.{suffix}", tensor) for suffix, tensor in branch.named())
+
+
+def _weighed(layer: nn.Module, branch: nn.Module, multiplier: float) -> Callable[[Tensor], Tensor]:
+    """A layer's answer with its branch's change counted ``multiplier`` times."""
+    if multiplier == 1.0:
+        return branch.forward
+
+    def forward(x: Tensor) -> Tensor:
+        alone = type(layer).forward(layer, x)
+        return alone if multiplier == 0.0 else alone + multiplier * (branch(x) - alone)
+
+    return forward

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from ..rights.store import data_dir_of
 from . import checkpoint
 from .best import Best
 from .checkpoint import Progressed
+from .memorising import Memorised, memorise
 from .metadata import Facts, metadata
 from .pictures import Pictures
 from .run import Run
-from .trainee import Trainee
+from .trainee import Example, Trainee
 
 _STEP = re.compile(r"-s(\d{6,})(-\d+)?$")
 
@@ -35,6 +37,7 @@ class Results:
     pictures: Pictures
     batches_per_epoch: int
     rhythm: Rhythm
+    memorised: Memorised | None = None
 
     def keep(self, progressed: Progressed) -> bool:
         """Write state and adapter of a step; a full disk is a warning, and the next checkpoint tries again.
@@ -79,6 +82,13 @@ class Results:
             return
         self.this.tell(events.Best(step=best.step, loss=best.loss, file=path.name))
 
+    def memorise(self, examples: Sequence[Example], train_seconds: float, *, best: Best | None) -> None:
+        """Test which pictures the result gives back; the file that is written next says so."""
+        file = self._best_file(best) if best is not None else None
+        self.memorised = memorise(
+            self.this, self.trainee, self.pictures, examples, train_seconds=train_seconds, best=file
+        )
+
     def finish(self, step: int, *, best: Best | None, kept: int, preview: Path | None) -> tuple[Path, str]:
         """Put the LoRA and its card into the LoRA folder; returns its path and the hash of its tensors.
 
@@ -104,6 +114,13 @@ class Results:
             checkpoint.write_card(path, trigger=self.this.job.trigger, description="LoRA Atelier", preview=preview)
         except OSError as error:
             self.this.warn(message("The card of the LoRA could not be written: {reason}.", reason=str(error)))
+        try:
+            if self.memorised is not None:
+                self.memorised.keep(path, model_hash)
+        except OSError as error:
+            self.this.warn(
+                message("The fingerprints of the pictures could not be written: {reason}.", reason=str(error))
+            )
         unsigned = signature.sign_result(path, data_dir_of(self.this.path))
         if unsigned is not None:
             self.this.warn(unsigned)
@@ -117,8 +134,11 @@ class Results:
             return adapter_file.write(path, self.trainee.network.tensors(dtype), self._described(path, step))
 
     def _write_best(self, path: Path, best: Best) -> str | None:
-        found = sorted((self.this.path / "best").glob(f"*-s{best.step:06d}.safetensors"))
-        return adapter_file.write(path, load_file(found[0]), self._described(path, best.step)) if found else None
+        file = self._best_file(best)
+        return adapter_file.write(path, load_file(file), self._described(path, best.step)) if file else None
+
+    def _best_file(self, best: Best) -> Path | None:
+        return next(iter(sorted((self.this.path / "best").glob(f"*-s{best.step:06d}.safetensors"))), None)
 
     @property
     def _checkpoints(self) -> Path:
@@ -148,5 +168,6 @@ class Results:
             batches_per_epoch=self.batches_per_epoch,
             started=job.created,
             session=int(job.created * 1000) % 2**32,
+            memorisation=self.memorised.report.stamp() if self.memorised and self.memorised.report else None,
         )
         return metadata(self.this.config, self.trainee.model.info, facts, stem=path.stem, trigger=job.trigger)

@@ -68,6 +68,7 @@ class Session:
                 resumed_from=last_step(this.path),
                 pictures=len(pictures.train) + len(pictures.heldout),
                 device=str(accelerator.device),
+                steps_per_epoch=steps_per_epoch,
             )
         )
         announce(this, pictures.warnings)
@@ -146,9 +147,9 @@ class Session:
             return False
         if self.rhythms.measurements.is_due(step):
             self._measure()
-        if self.rhythms.samples.is_due(step):
+        if self.this.asked("sample-now") or self.rhythms.samples.is_due(step):
             self.gallery.show(step)
-        if self.rhythms.checkpoints.is_due(step):
+        if self.this.asked("save-now") or self.rhythms.checkpoints.is_due(step):
             self._keep()
         return self._is_to_end() or self.this.stop_requested()
 
@@ -193,9 +194,11 @@ class Session:
         else:
             self._measure()
         self.gallery.show(step, bleed=True)
+        best = self.best if self._is_to_end() else None
+        self.results.memorise(self.loop.examples, train_seconds, best=best)
         path, model_hash = self.results.finish(
             step,
-            best=self.best if self._is_to_end() else None,
+            best=best,
             kept=self.loop.watch.kept,
             preview=self.gallery.preview,
         )

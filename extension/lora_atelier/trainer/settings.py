@@ -25,6 +25,7 @@ _WITHOUT_EFFECT = frozenset(
         "validation.validate_every_n_epochs",
         "validation.max_validation_steps",
         "validation.patience",
+        "validation.memorisation",
         "model.base_model",
     }
 )
