@@ -42,7 +42,9 @@ MAY_IMPORT = {
     "embedded": CONTRACT | {"ui", "web", "hosts", "jobs", "loader", "models", "datasets", "rights", "adapters", "cli"},
     "cli": CONTRACT
     | {"embedded", "jobs", "loader", "adapters", "models", "datasets", "hosts", "cli_files", "cli_rights", "cli_train"},
-    "cli_rights": CONTRACT | {"rights", "datasets"},
+    "cli_rights": CONTRACT | {"rights", "datasets", "cli_rights_files", "cli_rights_console"},
+    "cli_rights_files": CONTRACT | {"rights", "cli_rights_console"},
+    "cli_rights_console": CONTRACT,
     "cli_train": CONTRACT | {"jobs", "models", "engines", "train_check", "train_files"},
     "train_check": CONTRACT | {"jobs", "models", "datasets", "engines", "train_files"},
     "train_files": {"config", "config_files", "errors", "safetensors_header"},

@@ -5,23 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import atomic, locales
-from .errors import DataError, Message, RightsError, message
-
-
-@dataclass(frozen=True)
-class Console:
-    """Where everything is kept, and the language of who reads the console."""
-
-    data_dir: Path
-    lang: str
-
-    def say(self, said: Message) -> None:
-        print(locales.sentence(said, self.lang))
+from . import cli_rights_files
+from .cli_rights_console import Console as Console
+from .cli_rights_console import read_bytes
+from .errors import DataError, RightsError, message
 
 
 def add_commands(parser: argparse.ArgumentParser, console: Callable[[argparse.Namespace], Console]) -> None:
@@ -76,25 +66,27 @@ def add_commands(parser: argparse.ArgumentParser, console: Callable[[argparse.Na
     strip.add_argument("--output", type=Path, metavar="DIR", help="default: beside the folder")
     strip.add_argument("--undo", action="store_true", help="the folder is one of such copies: delete it")
 
-    show = command("show", "say what a LoRA says of the rights of its pictures", _show)
+    show = command("show", "say what a LoRA says of the rights of its pictures", cli_rights_files.show)
     show.add_argument("lora", type=Path)
     show.add_argument("--json", action="store_true", help="for programs")
 
-    verify = command("verify", "check a LoRA's signature, a proof, or a folder's record", _verify)
+    verify = command("verify", "check a LoRA's signature, a proof, or a folder's record", cli_rights_files.verify)
     verify.add_argument("target", type=Path, help="a LoRA file or a folder of pictures")
     verify.add_argument("--proof", type=Path, metavar="JSON", help="a proof that `prove` made")
     verify.add_argument("--picture", type=Path, help="the picture that the proof shall be of")
 
-    prove = command("prove", "make a proof that a picture is among those of a LoRA", _prove)
+    prove = command("prove", "make a proof that a picture is among those of a LoRA", cli_rights_files.prove)
     prove.add_argument("lora", type=Path)
     prove.add_argument("picture", type=Path)
     prove.add_argument("--output", type=Path, metavar="JSON", help="default: on the console")
 
-    contains = command("contains", "say whether a picture is among those of a LoRA that was trained here", _contains)
+    contains = command(
+        "contains", "say whether a picture is among those of a LoRA that was trained here", cli_rights_files.contains
+    )
     contains.add_argument("lora", type=Path)
     contains.add_argument("picture", type=Path)
 
-    report = command("report", "make one report for counsel", _report)
+    report = command("report", "make one report for counsel", cli_rights_files.report)
     report.add_argument("target", metavar="RUN_OR_LORA")
     report.add_argument("--output", type=Path, metavar="FILE", help=".html or .json (rights-report.html)")
 
@@ -217,7 +209,7 @@ def _evidence(options: argparse.Namespace, at: Console) -> int:
     from .rights import evidence
 
     sealed = evidence.seal(
-        _bytes(options.file),
+        read_bytes(options.file),
         at.data_dir,
         name=options.file.name,
         kind=options.kind,
@@ -257,130 +249,3 @@ def _strip(options: argparse.Namespace, at: Console) -> int:
         )
     )
     return 0
-
-
-# ------------------------------------------------------------------------------------------------ LoRAs
-
-
-def _show(options: argparse.Namespace, at: Console) -> int:
-    from .rights import credentials, signature
-
-    said, verdict = _asked(lambda: (credentials.read(options.lora), signature.verify(options.lora)))
-    if options.json:
-        print(json.dumps({"rights": said, "signature": verdict.state, "key": verdict.key}, ensure_ascii=False))
-        return 0
-    for sentence in credentials.sentences(said):
-        at.say(sentence)
-    at.say(verdict.said)
-    return 0
-
-
-def _verify(options: argparse.Namespace, at: Console) -> int:
-    from .rights import credentials, evidence, signature
-    from .rights.folder_ledger import FolderLedger
-    from .rights.merkle import Proof
-
-    if options.target.is_dir():
-        ledger = FolderLedger.read(options.target)
-        if ledger is None:
-            raise RightsError("There is no record of rights in {folder}.", folder=str(options.target))
-        documents = [*ledger.statement.get("evidence", ())]
-        documents += [one for entry in ledger.entries.values() for one in entry.said.get("evidence", ())]
-        broken = [said for one in documents if (said := evidence.broken(one, at.data_dir)) is not None]
-        for said in broken:
-            at.say(said)
-        if not broken:
-            at.say(message("The record is as it was written: {count} events.", count=len(ledger.events)))
-        return int(bool(broken))
-    if options.proof:
-        try:
-            proof = Proof.from_json(json.loads(_bytes(options.proof)))
-        except ValueError as error:
-            raise RightsError("This is no proof that can be read.", why="{reason}.", reason=str(error)) from error
-        holds = _asked(lambda: credentials.proof_holds(options.target, proof, options.picture))
-        at.say(
-            message("The proof holds: the picture {sha256} is among those of the LoRA.", sha256=proof.sha256)
-            if holds
-            else message("The proof does not hold for this LoRA and picture.")
-        )
-        return int(not holds)
-    verdict = _asked(lambda: signature.verify(options.target))
-    at.say(verdict.said)
-    return int(verdict.state == "broken")
-
-
-def _prove(options: argparse.Namespace, at: Console) -> int:
-    from .rights import credentials
-
-    proof = _asked(lambda: credentials.prove(options.lora, options.picture, at.data_dir)).to_json()
-    if options.output is None:
-        print(json.dumps(proof))
-    else:
-        _write(at, options.output, json.dumps(proof) + "\n")
-    return 0
-
-
-def _contains(options: argparse.Namespace, at: Console) -> int:
-    from .rights import credentials
-
-    found = _asked(lambda: credentials.contains(options.lora, options.picture, at.data_dir))
-    if found.answer == "contained" and found.how == "file":
-        at.say(message("The picture is among those of the LoRA."))
-    elif found.answer == "contained":
-        at.say(message("The very same pixels, in another file, are among those of the LoRA."))
-    elif found.answer == "not contained":
-        at.say(message("Neither this file nor another one of the same pixels is among those of the LoRA."))
-    else:
-        at.say(message("It can't be told: the training of this LoRA is not on this machine."))
-    return {"contained": 0, "not contained": 1, "cannot tell": 2}[found.answer]
-
-
-def _report(options: argparse.Namespace, at: Console) -> int:
-    from .rights import report, report_html
-
-    run_dir, lora = _asked(lambda: report.find(options.target, at.data_dir))
-    said = _asked(lambda: report.gather(run_dir, lora, at.data_dir))
-    output = options.output or Path("rights-report.html")
-    if output.suffix.lower() == ".json":
-        _write(at, output, json.dumps(said, ensure_ascii=False, indent=2) + "\n")
-    else:
-        _write(at, output, report_html.render(said, at.lang))
-    return 0
-
-
-def _asked(read: Callable[[], Any]) -> Any:
-    try:
-        return read()
-    except OSError as error:
-        raise _unreadable(str(error.filename or ""), error) from error
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _unreadable(str(path), error) from error
-
-
-def _unreadable(name: str, error: OSError) -> DataError:
-    return DataError(
-        "“{name}” can't be read.",
-        why="{reason}.",
-        todo="Check that it is there and may be read.",
-        name=name,
-        reason=error.strerror or str(error),
-    )
-
-
-def _write(at: Console, path: Path, text: str) -> None:
-    try:
-        atomic.write_text(path, text)
-    except OSError as error:
-        raise DataError(
-            "{file} can't be written.",
-            why="{reason}.",
-            todo="Choose another place with --output.",
-            file=str(path),
-            reason=error.strerror or str(error),
-        ) from error
-    at.say(message("Written: {file}", file=str(path)))

@@ -57,9 +57,9 @@ def groups(items: Sequence[Item], sha256: Callable[[Item], str], read: Callable[
         if look is None:
             continue
         paths, earlier = kept.setdefault(item.dataset, ([], []))
-        first = _first_alike(look, earlier)
-        if first is not None:
-            found[path] = paths[first]
+        alike = _first_alike(look, earlier)
+        if alike is not None:
+            found[path] = paths[alike]
             continue
         paths.append(path)
         earlier.append(look)
