@@ -83,16 +83,44 @@ def test_from_outside_no_path_of_this_machine_can_be_named(services, tmp_path):
         assert client.post(f"/lora-atelier/v1/{route}", json={"form": other}).status_code == 403
 
 
-def test_every_route_is_guarded(services):
+def all_routes(services):
     from lora_atelier.web.routes import router
 
-    paths = [(route.path, method) for route in router(services).routes for method in route.methods]
-    client = connect(services)
+    return [(route.path, method) for route in router(services).routes for method in route.methods]
 
-    assert len(paths) >= 17
+
+def test_every_route_is_guarded_against_foreign_pages_strangers_and_calls_without_token(services):
+    paths = all_routes(services)
+    page, stranger = connect(services), connect(with_access(services, login=lambda request: False))
+
+    assert len(paths) >= 40
     for path, method in paths:
-        answer = client.request(method, path, headers={"Host": "evil.example"})
-        assert answer.status_code == 403, (method, path)
+        assert page.request(method, path, headers={"Host": "evil.example"}).status_code == 403, (method, path)
+        assert page.request(method, path, headers={"Origin": "http://evil.example"}).status_code == 403, (method, path)
+        assert stranger.request(method, path).status_code == 401, (method, path)
+        if method not in ("GET", "HEAD"):
+            without = page.request(method, path, headers={"X-Atelier-Token": "old"})
+            assert without.status_code == 403, (method, path)
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "../x", "..%2f..%2fx", "%2fetc%2fpasswd", "a%5c..%5cb", "%00", "CON", "con.png"]
+)
+def test_no_name_in_an_address_leads_out_of_its_folder(client, services, name, tmp_path):
+    """Whatever stands for a name, nothing beside our folders is read or made."""
+    (tmp_path / "secret.txt").write_text("secret", encoding="utf-8")
+    before = sorted(path for path in tmp_path.rglob("*") if "data" not in path.parts)
+
+    for path, method in all_routes(services):
+        if "{" in path:
+            for hole in ("upload", "run_id", "name", "file", "lang", "verb", "name:path"):
+                path = path.replace(f"{{{hole}}}", name)
+            answer = client.request(method, path, json={} if method in ("POST", "PUT") else None)
+            said = answer.text
+            assert answer.status_code < 500, (method, path, said)
+            assert "secret" not in said and "root:" not in said, (method, path)
+
+    assert sorted(path for path in tmp_path.rglob("*") if "data" not in path.parts) == before
 
 
 def asked(app, **cookies):

@@ -275,3 +275,37 @@ def test_a_thumbnail_is_small_upright_and_on_white(tmp_path):
 def test_a_sent_file_name_fits_every_file_system(sent, kept):
     assert plain_file_name(sent) == kept
     assert len(plain_file_name("漢" * 300 + ".png").encode()) <= 180
+
+
+@pytest.mark.skipif(os.name == "nt", reason="making a link needs rights there")
+def test_a_link_to_a_file_elsewhere_is_no_picture(tmp_path):
+    (tmp_path / "outside.png").write_bytes(png())
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a.png").write_bytes(png())
+    (source / "link.png").symlink_to(tmp_path / "outside.png")
+    folder = PictureFolder(source, tmp_path / "cache")
+
+    listing = folder.listing()
+
+    assert [picture.name for picture in listing.pictures] == ["a.png"] and listing.total == 1
+    with pytest.raises(DataError, match=r"link\.png"):
+        folder.thumbnail("link.png")
+
+
+def test_a_picture_with_too_many_pixels_is_refused_before_it_is_decoded(uploads, upload, monkeypatch):
+    monkeypatch.setattr(folders, "MAX_PIXELS", 80 * 64 - 1)
+
+    (picture,) = take(uploads, upload, "a.png", png()).pictures
+
+    assert picture.refused and "too many pixels" in str(picture.problems[0])
+    assert folders.probe.__module__ and files(uploads, upload) == []
+
+
+def test_what_would_leave_less_than_two_gigabytes_is_refused_as_a_file_and_in_an_archive(uploads, upload, monkeypatch):
+    monkeypatch.setattr(module, "free_bytes", lambda folder: 2_000_000_100)
+
+    for name, data in (("a.png", png() + bytes(200)), ("a.zip", archive(**{"a.png": png() + bytes(200)}).getvalue())):
+        with pytest.raises(DataError, match="could not be kept"):
+            take(uploads, upload, name, data)
+    assert files(uploads, upload) == []

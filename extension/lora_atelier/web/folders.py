@@ -81,9 +81,13 @@ class Listing:
 
 
 class PictureFolder:
-    """The pictures in ``source``; what is known of them, their thumbnails and their marks lie in ``cache``."""
+    """The pictures in ``source``; what is known of them, their thumbnails and their marks lie in ``cache``.
 
-    def __init__(self, source: Path, cache: Path, refusal: Refusal | None = None) -> None:
+    ``links``: whether symbolic links are followed, as whoever may name any folder of this machine may want.
+    """
+
+    def __init__(self, source: Path, cache: Path, refusal: Refusal | None = None, *, links: bool = False) -> None:
+        self.links = links
         self.source = source
         self.cache = cache
         self._refusal = refusal
@@ -96,7 +100,8 @@ class PictureFolder:
         """Names of the picture files, also of those left out. Raises DataError if the folder can't be read."""
         try:
             with os.scandir(self.source) as entries:
-                names = [e.name for e in entries if is_picture_name(e.name) and not e.name.startswith(".")]
+                named = [e for e in entries if is_picture_name(e.name) and not e.name.startswith(".")]
+                names = [e.name for e in named if self.links or not e.is_symlink()]
         except OSError as error:
             raise _unreadable(self.source, error) from error
         return sorted(names)
@@ -166,7 +171,7 @@ class PictureFolder:
         if Path(name).name != name or name in ("", ".", "..") or "\\" in name or "\0" in name or not path.is_file():
             raise DataError("There is no picture “{name}”.", todo="Reload the page.", name=name)
         # A link could lead to any file of this machine, and its thumbnail would show it.
-        if path.is_symlink() and path.resolve().parent != self.source.resolve():
+        if path.is_symlink() and not self.links:
             raise DataError("There is no picture “{name}”.", todo="Reload the page.", name=name)
         return path
 

@@ -96,7 +96,7 @@ class Uploads:
                     raise DataError("The dropped pictures are gone.", todo="Reload the page and drop them again.")
                 named = home / "folder.txt"
                 source = Path(named.read_text(encoding="utf-8")) if named.exists() else home / "pictures"
-                self._open[upload] = PictureFolder(source, home / "cache", self.refusal)
+                self._open[upload] = PictureFolder(source, home / "cache", self.refusal, links=named.exists())
             return self._open[upload]
 
     def is_own(self, upload: str) -> bool:
