@@ -18,7 +18,7 @@ from .jobs.service import WHOSE, Jobs
 from .models.detect import FAMILY_NAMES
 
 if TYPE_CHECKING:
-    from .train_check import Findings
+    from .train_check import Findings, Said
 
 _EPILOG = "Every option of sd-scripts is an option here too, for example --network_dim 16 --unet_lr 1e-4; it replaces \
 what the files say."
@@ -121,9 +121,9 @@ def _print_wrong(found: Findings, lang: str) -> None:
         print(f"- {line}", file=sys.stderr)
 
 
-def _lines(said: Sequence[tuple[str, Message]], lang: str) -> Iterator[str]:
-    for where, what in said:
-        text = locales.sentence(what, lang)
+def _lines(said: Sequence[Said], lang: str) -> Iterator[str]:
+    for where, parts in said:
+        text = ("" if lang == "ja" else " ").join(locales.sentence(part, lang) for part in parts)
         yield f"{where}: {text}" if where else text
 
 

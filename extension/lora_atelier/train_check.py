@@ -15,8 +15,8 @@ from . import engines
 from .config import DatasetConfig, TrainConfig, model_problems, notes, to_kohya, unsupported
 from .config.epochs import in_steps
 from .config.keys import name_of
-from .datasets import buckets
-from .datasets.checks import common_trigger, few_pictures
+from .datasets import buckets, processing
+from .datasets.checks import common_trigger, few_pictures, surely_long_captions
 from .datasets.items import Item, read_items
 from .engines.base import Asked
 from .errors import ExtensionError, JobError, Message, ModelError, Problem, problem
@@ -25,6 +25,9 @@ from .jobs.environment import trainer_python
 from .jobs.service import Jobs, free_bytes, needed_bytes
 from .models.detect import FAMILY_NAMES, ModelInfo, inspect
 from .train_files import Recipe
+
+# Where something was found, and what is to be said of it, one sentence after the other.
+Said = tuple[str, tuple[Message, ...]]
 
 
 @dataclass
@@ -35,8 +38,8 @@ class Findings:
     engine: str
     checkout: Path | None
     trigger: str
-    wrong: list[tuple[str, Message]] = field(default_factory=list)
-    notes: list[tuple[str, Message]] = field(default_factory=list)
+    wrong: list[Said] = field(default_factory=list)
+    notes: list[Said] = field(default_factory=list)
     info: ModelInfo | None = None
     items: list[list[Item]] = field(default_factory=list)
     device: str = ""
@@ -51,12 +54,16 @@ class Findings:
         """Note something that is only to be said, once."""
         self._add(self.notes, found, where)
 
-    def _add(self, to: list[tuple[str, Message]], found: Problem | Message | ExtensionError, where: str) -> None:
+    def _add(self, to: list[Said], found: Problem | Message | ExtensionError, where: str) -> None:
+        said: Said
         if isinstance(found, ExtensionError):
-            said = [(where, part) for part in found.parts()]
+            said = (where, found.parts())
+        elif isinstance(found, Problem):
+            said = (name_of(found.field), (found.message,))
         else:
-            said = [(name_of(found.field), found.message) if isinstance(found, Problem) else (where, found)]
-        to += [each for each in said if each not in to]
+            said = (where, (found,))
+        if said not in to:
+            to.append(said)
 
 
 def examine(recipe: Recipe, jobs: Jobs, *, engine: str, checkout: Path | None, trigger: str) -> Findings:
@@ -112,10 +119,14 @@ def _look_at_pictures(found: Findings) -> None:
                 for remark in remarks:
                     found.remark(remark, f"datasets[{index}]")
         found.items.append(items)
-    count = sum(not item.is_reg for items in found.items for item in items)
-    if count:
-        for said in few_pictures(count):
+    own = [item for items in found.items for item in items if not item.is_reg]
+    if own:
+        for said in few_pictures(len(own)):
             found.remark(said, "datasets")
+    # The tokenizer is the trainer's; a word is a token at least, so that what is said here is true in any case.
+    captions = {processing.process(item.caption, item.rules, None): item.path.name for item in reversed(own)}
+    for said in surely_long_captions(captions, limit=found.config.model.max_token_length):
+        found.remark(said, "datasets")
 
 
 def _look_at_length(found: Findings) -> None:

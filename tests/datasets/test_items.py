@@ -54,7 +54,7 @@ def test_broken_pictures_are_named_and_left_out(tmp_path):
     items, remarks = read_items(dataset({"image_dir": str(tmp_path)}), fallback="x")
 
     assert [item.path.name for item in items] == ["good.png"]
-    assert {"empty.png", "text.png"} == {remark.values["name"] for remark in remarks if "name" in remark.values}
+    assert {"empty.png", "text.png"} == {r.values["name"] for r in remarks if "can't be read" in r.template}
 
 
 @pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir(), lambda p: (p.mkdir(), (p / "a.png").touch())])
@@ -107,3 +107,11 @@ def test_where_every_picture_is_broken_the_error_names_them(tmp_path):
 
     with pytest.raises(DataError, match=r"these can't: 0\.png, 1\.png, 2\.png, 3\.png, 4\.png …"):
         read_items(dataset({"image_dir": str(tmp_path)}))
+
+
+def test_pictures_without_words_are_named_and_what_would_call_them_is_said(tmp_path):
+    save(tmp_path / "a.png")
+
+    (remark,) = read_items(dataset({"image_dir": str(tmp_path)}))[1]
+
+    assert "“a.png”" in str(remark) and "Write captions" in str(remark)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ..errors import Message, message
 
 FEWEST_PICTURES = 4
+# As CLIP's tokenizer parts a text before it looks for pairs: endings, runs of letters, digits, runs of other signs.
+_PIECES = re.compile(r"'(?:s|t|re|ve|m|ll|d)|[^\W\d_]+|\d|(?:[^\s\w]|_)+", re.IGNORECASE)
 # Words of which every model has a firm idea, so that training one of them changes all its pictures.
 _COMMON = frozenset(
     """
@@ -61,6 +64,24 @@ def long_captions(captions: Mapping[str, str], *, limit: int, count: Callable[[s
             count=len(long),
             limit=limit,
             tokens=long[longest],
+            name=captions[longest],
+        )
+
+
+def surely_long_captions(captions: Mapping[str, str], *, limit: int) -> Iterator[Message]:
+    """What to say of captions (each with its picture's name) that are too long whatever the tokenizer makes of them."""
+    # CLIP's tokenizer parts a text into at least these pieces.
+    counted = {caption: len(_PIECES.findall(caption)) for caption in captions}
+    long = [caption for caption, pieces in counted.items() if pieces > limit]
+    if long:
+        longest = max(long, key=lambda caption: counted[caption])
+        yield message(
+            "{count} captions are longer than the {limit} tokens that are read; the longest, with {tokens} or more, is "
+            "that of “{name}”. What comes after them is not learned: shorten them, or raise max_token_length (up to "
+            "225).",
+            count=len(long),
+            limit=limit,
+            tokens=counted[longest],
             name=captions[longest],
         )
 

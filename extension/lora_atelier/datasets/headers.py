@@ -32,9 +32,15 @@ def read_size(path: Path, remarks: list[Message]) -> Size | None:
         remarks.append(message("“{name}” has too many pixels; it is left out. Make it smaller.", name=path.name))
         return None
     except Exception:  # decoders fail in many ways, all of which mean this
-        remarks.append(message("“{name}” can't be read as a picture; it is left out.", name=path.name))
+        remarks.append(_unreadable(path))
         return None
     if not (width and height):
-        remarks.append(message("“{name}” can't be read as a picture; it is left out.", name=path.name))
+        remarks.append(_unreadable(path))
         return None
     return width, height
+
+
+def _unreadable(path: Path) -> Message:
+    return message(
+        "“{name}” can't be read as a picture; it is left out. Save or copy it again to have it in.", name=path.name
+    )

@@ -82,12 +82,32 @@ def _none_left(dataset: DatasetConfig, broken: Sequence[str]) -> DataError:
             folders=folders,
             names=", ".join(broken[:_NAMED_AT_MOST]) + (" …" if len(broken) > _NAMED_AT_MOST else ""),
         )
+    inside = [name for subset in dataset.subsets if subset.image_dir for name in _folders_with_pictures(subset)]
+    if inside:
+        return DataError(
+            "There is no picture to train on.",
+            why="{folders} has none itself, and the folders inside it are not named for how often they are seen: "
+            "{inside}.",
+            todo="Choose the folder that holds the pictures, or rename it to 1_{first}: seen once an epoch.",
+            folders=folders,
+            inside=", ".join(inside[:_NAMED_AT_MOST]),
+            first=inside[0],
+        )
     return DataError(
         "There is no picture to train on.",
         why="{folders} has none that can be read.",
         todo="Put PNG, JPEG or WebP pictures there, or choose another folder.",
         folders=folders,
     )
+
+
+def _folders_with_pictures(subset: SubsetConfig) -> list[str]:
+    return [
+        entry.name
+        for entry in _entries(Path(subset.image_dir))
+        if entry.is_dir()
+        and any(Path(each.name).suffix.lower() in PICTURE_SUFFIXES for each in _entries(Path(entry.path)))
+    ]
 
 
 def _metadata_file(subset: SubsetConfig) -> str:
@@ -174,7 +194,7 @@ class _Reader:
     index: int
     remarks: list[Message]
     broken: list[str]
-    uncaptioned: int = 0
+    uncaptioned: list[str] = field(default_factory=list)
     unmasked: list[str] = field(default_factory=list)
     captions: dict[Path, str] = field(default_factory=dict)
     foreign: list[Caption] = field(default_factory=list)
@@ -190,14 +210,28 @@ class _Reader:
 
     def _sum_up(self, total: int) -> None:
         if self.uncaptioned:
-            self.remarks.append(
-                message(
-                    "{count} of {total} pictures have no caption; “{caption}” is used for them.",
-                    count=self.uncaptioned,
-                    total=total,
-                    caption=self._instead,
+            first: dict[str, str | int] = {
+                "count": len(self.uncaptioned),
+                "total": total,
+                "name": self.uncaptioned[0],
+            }
+            if self._instead:
+                self.remarks.append(
+                    message(
+                        "{count} of {total} pictures have no caption, the first is “{name}”; “{caption}” is used for "
+                        "them.",
+                        caption=self._instead,
+                        **first,
+                    )
                 )
-            )
+            else:
+                self.remarks.append(
+                    message(
+                        "{count} of {total} pictures have no caption, the first is “{name}”; no word will call what is "
+                        "learned from them. Write captions (a .txt beside each), or give a trigger.",
+                        **first,
+                    )
+                )
         if self.unmasked:
             self.remarks.append(
                 message(
@@ -283,7 +317,8 @@ class _Reader:
         if size is None:
             self.broken.append(path.name)
             return None
-        self.uncaptioned += caption is None
+        if caption is None:
+            self.uncaptioned.append(path.name)
         mask = masks.get(path.stem.casefold()) if masks is not None else None
         if masks is not None and mask is None:
             self.unmasked.append(path.name)

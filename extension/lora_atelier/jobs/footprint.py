@@ -27,8 +27,6 @@ PARTS = {
     "caches": message("encoded pictures and captions {gb} GB"),
     "program": message("the program itself {gb} GB"),
 }
-BYTES_PER_NUMBER = {"float": 4, "fp16": 2, "bf16": 2}
-_COMPUTED_BYTES = {"no": 4, "fp16": 2, "bf16": 2}
 # Python with torch and diffusers; on a card CUDA's own and what its libraries reserve for themselves.
 _PROGRAM_BYTES = {"cpu": 250_000_000, "gpu": 600_000_000}
 # Bytes that are kept of each latent's pixel, by bytes of a number.
@@ -51,7 +49,7 @@ _WIDTHS = {"toy": 96, "sd1": 768, "sd2": 1024, "sdxl": 2048}
 
 def memory_parts(config: TrainConfig, info: ModelInfo, *, pictures: int, device: str) -> dict[str, int]:
     """Bytes of each of ``PARTS`` while steps are made."""
-    number = _COMPUTED_BYTES[config.schedule.mixed_precision]
+    number = 2 if config.schedule.mixed_precision in ("fp16", "bf16") else 4
     counts = parameter_counts(info)
     network = config.network
     samples = bool(config.sampling.prompts)
@@ -128,7 +126,7 @@ def adapter_bytes(info: ModelInfo, network: NetworkConfig, precision: str) -> in
             numbers += network.rank * (shape[0] + shape[1])
         elif network.conv_rank and len(shape) == 4 and kernel > 1:
             numbers += network.conv_rank * (shape[0] + shape[1] * kernel)
-    return numbers * BYTES_PER_NUMBER[precision]
+    return numbers * (2 if precision in ("fp16", "bf16") else 4)
 
 
 def _unet_shapes(info: ModelInfo) -> Iterator[tuple[str, tuple[int, ...]]]:
