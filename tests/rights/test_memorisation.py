@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lora_atelier.rights import memorisation
+from lora_atelier.rights import safe_weight
 from lora_atelier.rights.guard import Near
 from lora_atelier.rights.memorisation import WEIGHTS, Report, Drawn, safest
 
@@ -81,7 +81,7 @@ def test_the_result_is_said_with_its_limits(made, said):
 def test_a_weight_above_the_tested_one_is_warned_of(weight, warns):
     metadata = {"atelier_rights": json.dumps({"memorisation": report(0.6).stamp()})}
 
-    said = memorisation.warning("momo", metadata, weight)
+    said = safe_weight.above("momo", safe_weight.read(metadata), weight)
 
     assert bool(said) == warns
     assert not warns or "above 0.6" in str(said)
@@ -94,4 +94,4 @@ def test_a_weight_above_the_tested_one_is_warned_of(weight, warns):
      '{"memorisation": {"safe_weight": NaN}}'],
 )  # fmt: skip
 def test_what_is_damaged_says_nothing(text):
-    assert memorisation.warning("momo", {"atelier_rights": text}, 2.0) is None
+    assert safe_weight.read({"atelier_rights": text}) is None

@@ -326,7 +326,8 @@ def _handler(host: EmbeddedHost) -> Any:
         except ExtensionError as error:
             return [], _comments_html([locales.sentence(error, lang)]), "", -1
         files = [str(path) for path in made.files if path is not None]
-        said = [locales.sentence(note, lang) for note in made.comments]
+        notes = [*made.comments, *([made.compared] if made.compared is not None else [])]
+        said = [locales.sentence(note, lang) for note in notes]
         first = made.infotexts[0] if made.infotexts else ""
         return files, _comments_html(said), first, made.seeds[0] if made.seeds else -1
 

@@ -9,7 +9,7 @@ import random
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from .. import __version__, atomic
-from ..errors import HostError, ModelError, OriginalsLostError, message
+from ..errors import HostError, Message, ModelError, OriginalsLostError, message
 from ..loader.catalogue import Catalogue
 from ..loader.session import Applied, Embeddings, LoaderSession, LoaderSettings
 from ..models import detect, inversions, layers, load
@@ -28,8 +28,12 @@ from ..models.load import Model
 from ..models.sample import DEFAULT_SAMPLER, SamplingCancelledError, Txt2Img, sample
 from ..models.stored import StoredModel
 from ..prompt import NetworkCall, ParsedPrompt, parse
+from ..rights import credits, guard_words
+from ..rights.credits import Credit
+from ..rights.guard import Finding
 from . import infotext
 from .base import Checkpoint, Note
+from .guarding import Guarding, having_weight
 
 # Seeds as the webuis draw them: 32 bits.
 _SEEDS = 1 << 32
@@ -55,13 +59,23 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class Generated:
-    """Pictures, the infotext and the file of each (None if it could not be saved), and what to tell the person."""
+    """Pictures, the infotext and the file of each (None if it could not be saved), and what to tell the person.
+
+    ``findings`` are the guard's, None for pictures without LoRAs; ``loras`` those that had a weight.
+    """
 
     images: list[Image.Image]
     infotexts: list[str]
     files: list[Path | None]
     seeds: list[int]
     comments: list[Note]
+    findings: list[Finding | None] = field(default_factory=list)
+    loras: tuple[str, ...] = ()
+
+    @property
+    def compared(self) -> Message | None:
+        """What the guard found of all pictures, in a sentence; None where there was nothing to compare."""
+        return guard_words.sentence([each for each in self.findings if each is not None], self.loras)
 
 
 OnProgress = Callable[[int, int], None]
@@ -101,6 +115,7 @@ class EmbeddedHost:
         self._aliases: dict[str, str] = {}
         self._session = LoaderSession(self, self.catalogue, loader)
         self._warnings: list[Note] = []
+        self.guarding = Guarding(self.data_dir, self.catalogue)
 
     # --- what every host offers
 
@@ -235,7 +250,8 @@ class EmbeddedHost:
             comments: list[Note] = [*prompt.problems, *negative.problems, *_about_negative(negative)]
             comments += self._use(prompt.calls)
             model = self.model()
-            result = Generated([], [], [], [], comments)
+            on = tuple(each.name for each in having_weight(self.applied))
+            result = Generated([], [], [], [], comments, loras=on)
             for batch in range(request.batch_count):
                 seeds = [(seed + batch * request.batch_size + at) % _SEEDS for at in range(request.batch_size)]
                 txt2img = _txt2img(request, prompt.text, negative.text, seeds)
@@ -279,11 +295,13 @@ class EmbeddedHost:
     def _keep(
         self, result: Generated, request: GenerateRequest, images: Sequence[Image.Image], seeds: Sequence[int]
     ) -> None:
+        credited = self.guarding.credits(self.applied)
+        xmp = credits.xmp(credited, model=self._info.title, version=__version__)
         for image, seed in zip(images, seeds, strict=True):
-            text = self._infotext(request, seed)
+            text = self._infotext(request, seed, credited)
             image.info["parameters"] = text
             try:
-                path = _save(self.data_dir / "outputs", image, text, seed)
+                path = _save(self.data_dir / "outputs", image, text, xmp, seed)
             except OSError as error:
                 path = None
                 said = message("The picture could not be saved: {error}.", error=str(error))
@@ -293,8 +311,12 @@ class EmbeddedHost:
             result.infotexts.append(text)
             result.files.append(path)
             result.seeds.append(seed)
+            name = path.relative_to(self.data_dir / "outputs").as_posix() if path is not None else f"unsaved-{seed}"
+            looked = self.guarding.look(image, name, self.applied)
+            result.findings.append(looked.finding)
+            result.comments.extend(note for note in looked.notes if str(note) not in map(str, result.comments))
 
-    def _infotext(self, request: GenerateRequest, seed: int) -> str:
+    def _infotext(self, request: GenerateRequest, seed: int, credited: Sequence[Credit]) -> str:
         hashes = ", ".join(f"{applied.name}: {applied.content_hash[:12]}" for applied in self.applied)
         values: dict[str, str | int | float | None] = {
             "Steps": request.steps,
@@ -306,6 +328,7 @@ class EmbeddedHost:
             "Clip skip": request.clip_skip if (request.clip_skip or 1) > 1 else None,
             "Lora hashes": hashes or None,
             "LoRA Atelier": hashes or None,
+            "Credits": credits.text(credited) or None,
             "Version": f"LoRA Atelier {__version__}",
         }
         return infotext.build(request.prompt, request.negative_prompt, values)
@@ -405,8 +428,8 @@ def _out_of_memory() -> HostError:
     )
 
 
-def _save(folder: Path, image: Image.Image, text: str, seed: int) -> Path:
-    """Write a picture with its infotext below ``folder`` under a number that is free. Raises OSError."""
+def _save(folder: Path, image: Image.Image, text: str, xmp: str, seed: int) -> Path:
+    """Write a picture with its infotext and XMP below ``folder`` under a number that is free. Raises OSError."""
     day = folder / datetime.date.today().isoformat()
     day.mkdir(parents=True, exist_ok=True)
     numbers = (re.match(r"(\d+)-", path.name) for path in day.iterdir())
@@ -414,5 +437,6 @@ def _save(folder: Path, image: Image.Image, text: str, seed: int) -> Path:
     path = day / f"{number:05}-{seed}.png"
     said = PngImagePlugin.PngInfo()
     said.add_text("parameters", text)
+    said.add_itxt(credits.PNG_KEY, xmp)
     atomic.write_with(path, lambda temporary: image.save(temporary, format="PNG", pnginfo=said))
     return path

@@ -20,6 +20,7 @@ from ..adapters.keys import Grouped
 from ..errors import AdapterFormatError, AdapterMismatchError, Message, message
 from ..models.detect import FAMILY_NAMES
 from ..models.layers import Layer
+from ..rights import safe_weight
 from ..safetensors_header import BrokenFileError
 
 # Above this share of layers that the model does not have, a file is not meant for it.
@@ -65,6 +66,8 @@ class Fitted:
     notes: tuple[Message, ...] = ()
     # Memory may be too short to keep the adapters: the file has them.
     has_adapters: bool = True
+    # Above this weight training pictures came back when the LoRA was tested, by its own header.
+    safe_weight: float | None = None
 
     def without_adapters(self) -> Fitted:
         """Return what is known of the file, without its weights."""
@@ -104,7 +107,15 @@ def fit_content(name: str, content: AdapterFile, host: FitsAdapters, *, partly: 
     if not partly:
         _check_layers(name, content, grouped, sorting, host)
     notes = _left_out(name, grouped, sorting)
-    return Fitted(name, content.content_hash, _checksum(content), sorting.adapters, grouped.embeddings, notes)
+    return Fitted(
+        name,
+        content.content_hash,
+        _checksum(content),
+        sorting.adapters,
+        grouped.embeddings,
+        notes,
+        safe_weight=safe_weight.read(content.metadata),
+    )
 
 
 def check(name: str, content: AdapterFile, grouped: Grouped[Tensor], sorting: Sorting, host: FitsAdapters) -> None:

@@ -13,6 +13,7 @@ from .. import memory
 from ..errors import AdapterError, AdapterNotFoundError, ExtensionError, Message, message
 from ..models.layers import Layer
 from ..prompt import NetworkCall
+from ..rights import safe_weight
 from .catalogue import Catalogue, Identity
 from .fitting import FitsAdapters, Fitted, fit
 from .originals import StoredWeights
@@ -164,7 +165,7 @@ class LoaderSession:
             self._patcher.apply([patch for call, fitted in _chosen(outcomes) for patch in _patches(fitted, call)])
             self._on = _signature(outcomes)
         for call, outcome in outcomes:
-            said = [outcome] if isinstance(outcome, AdapterError) else [*outcome.notes, *_about(call)]
+            said = [outcome] if isinstance(outcome, AdapterError) else [*outcome.notes, *_about(call, outcome)]
             notes += [note for note in said if note not in notes]
         chosen = _chosen(outcomes)
         embeddings = {name: vectors for _, fitted in chosen for name, vectors in fitted.embeddings.items()}
@@ -221,12 +222,13 @@ def _signature(outcomes: Iterable[tuple[NetworkCall, Fitted | AdapterError]]) ->
     return tuple((each.content_hash, each.checksum, call.te, call.unet, call.dyn) for call, each in chosen)
 
 
-def _about(call: NetworkCall) -> list[Message]:
-    if not call.named:
-        return []
-    return [
-        message("“{tag}”: {names} can't be used yet and was ignored.", tag=call.source, names=", ".join(call.named))
-    ]
+def _about(call: NetworkCall, fitted: Fitted) -> list[Message]:
+    said = []
+    if call.named:
+        names = ", ".join(call.named)
+        said.append(message("“{tag}”: {names} can't be used yet and was ignored.", tag=call.source, names=names))
+    above = safe_weight.above(fitted.name, fitted.safe_weight, max(call.te, call.unet, key=abs))
+    return said if above is None else [*said, above]
 
 
 def _patches(fitted: Fitted, call: NetworkCall) -> list[Patch]:

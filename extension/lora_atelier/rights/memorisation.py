@@ -6,7 +6,7 @@ It holds for the prompts and seeds of the test and says nothing of others. Needs
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -148,26 +148,3 @@ def safest(is_free: Callable[[float], bool | None]) -> float | None:
     if high < len(WEIGHTS):
         return WEIGHTS[high]
     return 0.0 if known else None
-
-
-def warning(name: str, metadata: Mapping[str, str], weight: float) -> Message | None:
-    """What to say beside a picture that is made with a LoRA above the weight that its own test found, or None."""
-    limit = safe_weight(metadata)
-    if limit is None or abs(weight) <= limit + 1e-6:
-        return None
-    return message(
-        "LoRA “{name}” is at weight {weight}: above {limit}, training pictures of it came back when it was tested.",
-        name=name,
-        weight=weight,
-        limit=limit,
-    )
-
-
-def safe_weight(metadata: Mapping[str, str]) -> float | None:
-    """The weight that a LoRA's own test found, 0 to 1; None where its header says none."""
-    try:
-        said = json.loads(metadata.get("atelier_rights", "") or "{}")["memorisation"]["safe_weight"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-    is_number = isinstance(said, int | float) and not isinstance(said, bool)
-    return float(said) if is_number and 0 <= said <= 1 else None

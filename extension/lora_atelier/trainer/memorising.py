@@ -29,7 +29,7 @@ from ..rights import calibration, guard, memorisation, pdq, references
 from ..rights.calibration import Prepared
 from ..rights.guard import Finding, Near, Output
 from ..rights.guard_log import side_by_side
-from ..rights.memorisation import Report, Drawn
+from ..rights.memorisation import Drawn, Report
 from ..rights.references import References
 from . import noise
 from .parts import Parts
