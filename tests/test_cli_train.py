@@ -64,7 +64,7 @@ def test_check_says_everything_that_is_wrong_at_once(train, tmp_path, monkeypatc
 
     code, out, err = train(
         *("--check", "--network_dimm", "3", "--unet_lr", "fast", "--shuffle_caption", "--cache_text_encoder_outputs"),
-        *("--mixed_precision", "fp16", "--v2", "--trigger", "cat", "--logging_dir", "logs"),
+        *("--mixed_precision", "fp16", "--v2", "--trigger", "cat", "--console_log_level", "INFO"),
     )
 
     assert code == 1

@@ -265,9 +265,9 @@ def test_an_option_that_can_not_be_read_has_its_own_sentence(main, word):
 
 
 def test_an_option_that_changes_nothing_is_a_note_only_where_it_asks_for_something():
-    read = read_kohya({"logging_dir": "logs", "log_with": "", "deepspeed": False, "learning_rate": 1e-4}, {})
+    read = read_kohya({"console_log_level": "INFO", "log_config": False, "deepspeed": False, "learning_rate": 1e-4}, {})
 
-    assert [note.field for note in read.notes] == ["logging_dir"]
+    assert [note.field for note in read.notes] == ["console_log_level"]
 
 
 def test_a_recipe_without_learning_rate_does_not_get_the_one_that_learns_nothing():

@@ -93,6 +93,7 @@ _SPECIAL_KINDS: Mapping[str, str] = {
 }
 
 _LOGS = message("“{key}” has no effect here: each run keeps its own log and curves.")
+_SECRET = message("“{key}” is not read from files: set the environment variable WANDB_API_KEY.")
 _UPLOAD = message("“{key}” has no effect here: nothing is uploaded.")
 _MACHINES = message("“{key}” has no effect here: a run has one machine and one card.")
 _STATES = message("“{key}” has no effect here: a run always keeps states to resume from.")
@@ -102,10 +103,9 @@ _FULL = message("“{key}” has no effect here: it is for training whole models
 # Options of sd-scripts that can't change what our trainer makes, and what is said of them.
 WITHOUT_EFFECT: Mapping[str, Message] = {
     **dict.fromkeys(
-        ("logging_dir", "log_with", "log_prefix", "log_tracker_name", "wandb_run_name", "log_tracker_config",
-         "wandb_api_key", "log_config", "console_log_level", "console_log_file", "console_log_simple"),
-        _LOGS,
+        ("log_tracker_config", "log_config", "console_log_level", "console_log_file", "console_log_simple"), _LOGS
     ),
+    "wandb_api_key": _SECRET,
     **dict.fromkeys(
         ("huggingface_repo_id", "huggingface_repo_type", "huggingface_path_in_repo", "huggingface_token",
          "huggingface_repo_visibility", "save_state_to_huggingface", "async_upload"),

@@ -47,6 +47,15 @@ class OutputConfig:
         0, "Keep the last checkpoints", "So many checkpoints made by epochs are kept; 0 keeps all.", kohya=SAME, least=0
     )
     keep_states: int = setting(2, "Checkpoints to resume from", "How many complete states are kept on disk.", least=1)
+    log_with: str = setting(
+        "", "Curves for", "Told of each step, if installed.", kohya=SAME, choices=("", "tensorboard", "wandb", "all")
+    )
+    logging_dir: str = setting(
+        "", "Their folder", "Where they write; alone it means tensorboard. Empty is the run's own folder.", kohya=SAME
+    )
+    log_prefix: str = setting("", "Prefix of the folder", "Put before the run's name there.", kohya=SAME)
+    log_tracker_name: str = setting("", "Their project", "The LoRA's name if empty.", kohya=SAME)
+    wandb_run_name: str = setting("", "Name at wandb", "The LoRA's name if empty.", kohya=SAME)
     comment: str = setting("", "Comment", "A sentence kept in the file.", kohya="training_comment")
     no_metadata: bool = setting(
         False, "No metadata", "The file says only what is needed to use it, not how it was trained.", kohya=SAME

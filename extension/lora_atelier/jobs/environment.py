@@ -29,6 +29,8 @@ _SCRUBBED = {
     "REQS_FILE",
     "LAUNCH_SCRIPT",
 }
+# Of these families, what a person sets for the trainer: where ``log_with = wandb`` may send a run's curves.
+_KEPT = {"WANDB_API_KEY", "WANDB_BASE_URL"}
 _SET = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -80,6 +82,6 @@ def trainer_environment(inherited: dict[str, str] | None = None) -> dict[str, st
     kept = {
         name: value
         for name, value in given.items()
-        if name.upper() not in _SCRUBBED and not name.upper().startswith(_SCRUBBED_PREFIXES)
+        if name.upper() in _KEPT or (name.upper() not in _SCRUBBED and not name.upper().startswith(_SCRUBBED_PREFIXES))
     }
     return {**_PREFERRED, **kept, **_SET, "PYTHONPATH": str(PACKAGE_PARENT)}

@@ -11,7 +11,7 @@ import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from .. import config_files
 from ..config import TrainConfig, unsupported
@@ -41,6 +41,14 @@ class Job:
         return cls(trigger, whose, goal, float(said.get("created", 0)) or time.time())
 
 
+class Listening(Protocol):
+    """Someone who is told of the run as its events are."""
+
+    def hear(self, event: Event) -> None: ...
+
+    def end(self) -> None: ...
+
+
 @dataclass
 class Run:
     """The directory, what it asks for, and how it speaks and is spoken to."""
@@ -50,6 +58,7 @@ class Run:
     job: Job
     events: Appender
     began: float = field(default_factory=time.monotonic)
+    listeners: list[Listening] = field(default_factory=list)
     _asked_to_stop: threading.Event = field(default_factory=threading.Event)
     _prepared: float = 0.0
 
@@ -59,6 +68,8 @@ class Run:
             self.events.add(event)
         except OSError as error:
             print(f"An event was lost: {error}", file=sys.stderr)
+        for listener in self.listeners:
+            listener.hear(event)
 
     def warn(self, said: Message) -> None:
         """Report something that does not end the run."""
@@ -151,7 +162,11 @@ def _work(this: Run, *, dry: bool) -> int:
     except StopRequestedError:
         this.tell(Stopped(step=last_step(this.path)))
         return STOPPED
-    return FINISHED if session.train() else STOPPED
+    try:
+        return FINISHED if session.train() else STOPPED
+    finally:
+        for listener in this.listeners:
+            listener.end()
 
 
 def _fail(events: Appender, error: ExtensionError) -> int:

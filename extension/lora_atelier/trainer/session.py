@@ -29,6 +29,7 @@ from .preparation import Preparation
 from .results import Results
 from .run import Run, announce, peak_memory_bytes
 from .settings import decisive, require_same
+from .trackers import listen
 from .trainee import Example, Trainee
 
 
@@ -75,6 +76,7 @@ class Session:
         info = detect.inspect(Path(config.model.base_model))
         _require_same(this, info)
         require(config)
+        listen(this, last_step(this.path))
         session = cls.build(this, Preparation(this, pictures, info, accelerator.device), accelerator, steps_per_epoch)
         session.take_up()
         return session

@@ -73,9 +73,11 @@ def read_form(data: Mapping[str, Any], services: Services) -> JobForm:
 
 
 # Settings that hold paths of this machine, or arguments that a program takes as they are.
-_PATHS = ("model.vae", "model.base_weights", "network.network_weights", "subset.conditioning_data_dir")
+_PATHS = ("model.vae", "model.base_weights", "network.network_weights", "output.logging_dir",
+          "subset.conditioning_data_dir")  # fmt: skip
 _ARGUMENTS = (
-    "network.network_args", "optimizer.optimizer_args", "schedule.lr_scheduler_args", "schedule.lr_scheduler_type",
+    "network.network_args", "optimizer.optimizer_args", "output.log_with", "schedule.lr_scheduler_args",
+    "schedule.lr_scheduler_type",
 )  # fmt: skip
 
 
