@@ -47,6 +47,15 @@ TEST_PYTHONS = ("3.10", "3.13")
 # What the tests without torch need; in a webui all of it is there.
 TORCHFREE = ["pytest>=8", "pytest-timeout", "numpy", "pillow>=10", "fastapi", "httpx", "python-multipart"]
 
+# The Gradios of the webuis with their pins: the page is served by each of them and driven in a browser.
+_OLD_GRADIO = ["fastapi==0.94.0", "pydantic==1.10.27", "httpx==0.24.1", "pillow==9.5.0", "huggingface_hub<0.26",
+               "numpy==1.26.4", "tomli"]  # fmt: skip
+GRADIOS = {
+    "3.41.2": _OLD_GRADIO,
+    "3.43.2": _OLD_GRADIO,
+    "4.40.0": ["fastapi==0.112.4", "pydantic==2.8.2", "huggingface_hub<0.26", "numpy==1.26.4", "pillow<11", "tomli"],
+}
+
 # Commands for people whose Python is the webui's: they look for a newer one where it is too old.
 FOR_WEBUIS = ("trainer", "doctor", "sd-scripts")
 
@@ -160,6 +169,8 @@ def test(arguments: List[str]) -> int:
         for version in TEST_PYTHONS:
             if not test_without_torch(version):
                 failed.append(f"Python {version}")
+        for version in GRADIOS:
+            install_gradio(version)
     print("== pytest", flush=True)
     code = run([python, "-m", "pytest", *arguments])
     if failed:
@@ -182,6 +193,24 @@ def test_without_torch(version: str) -> bool:
         write_stamp(venv, {"torchfree": digest(needed)})
     chosen = "torchfree and not browser and not gpu and not host and not slow"
     return run([str(venv_python(venv)), "-m", "pytest", "-q", "-m", chosen]) == 0
+
+
+def install_gradio(version: str) -> None:
+    """Make an environment with one of the webuis' Gradios, on the Python that these run on; where that is not there,
+    or its packages can't be had, the tests with it are skipped and say so."""
+    python = find_python("3.10")
+    if python is None:
+        return
+    venv, needed = ROOT / (".venv-gradio-" + version), ["gradio==" + version, *GRADIOS[version]]
+    if is_complete(venv, {"gradio": digest(needed)}):
+        return
+    print(f"== Gradio {version}", flush=True)
+    try:
+        make_venv(venv, python)
+        pip(venv, needed, f"Gradio {version}")
+        write_stamp(venv, {"gradio": digest(needed)})
+    except InstallError as error:
+        print(error, file=sys.stderr)
 
 
 def for_webuis(arguments: List[str]) -> int:
