@@ -2,7 +2,7 @@
 (function () {
     "use strict";
 
-    const { t, api, el, button, link, replace, duration, bytes, errorBox, confirm, badge, LossChart, Samples, Result, Compare } = window.atelier;
+    const { t, api, el, button, link, replace, duration, bytes, errorBox, confirm, badge, LossChart, Samples, Result, Compare, memorised } = window.atelier;
     const STAGES = {
         starting: () => t("Starting …"),
         pictures: () => t("Looking at the pictures …"),
@@ -88,6 +88,7 @@
             if (this.chart.losses.length > 1) this.chart.draw(run.steps);
             this.part("samples", [this.samples.byFile.size, run.best && run.best.step], () => this.samples.byFile.size > 0 && el("section", { class: "atelier-card" }, el("h3", { text: t("Samples") }), this.samples.render(run.best && run.best.step)));
             this.part("compare", ["finished", "stopped", "paused"].includes(run.status) && run.step, () => ["finished", "stopped", "paused"].includes(run.status) && new Compare(run).element);
+            this.part("memorised", run.status === "finished", () => run.status === "finished" && memorised(run));
             this.part("warnings", warnings, () => warnings.length > 0 && el("section", { class: "atelier-card" }, el("h3", { text: t("What was noticed") }), ...warnings.map((text) => el("p", { class: "atelier-note", text }))));
             this.part("log", Boolean(run.status), () => run.status && this.log());
             this.part("remove", run.status, () => !["", "running", "queued"].includes(run.status) && this.remover());

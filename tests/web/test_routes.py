@@ -1,4 +1,5 @@
 import io
+import json
 import time
 
 import pytest
@@ -283,3 +284,19 @@ def test_an_unforeseen_error_is_a_sentence_and_a_traceback_in_the_console(client
     assert answer.status_code == 500
     assert "nobody foresaw" in answer.json()["error"]["what"]
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_what_the_memorisation_test_found_is_told_in_the_readers_language(client, services):
+    run = services.jobs.create(read_form(form(drop(client, "a.png")), services))
+    assert client.get(f"{V1}/runs/{run.id}/memorisation").json() == {"sentence": "", "pictures": []}
+    tested = [{"name": "<b>a.png", "verdict": "copy-like", "safe_weight": 0.6, "pair": "00.png"}]
+    said = {"template": "The training pictures are gone.", "values": {}}
+    (run.path / "memorisation.json").write_text(json.dumps({"said": said, "tested": tested, "safe_weight": 0.6}))
+    (run.path / "memorisation").mkdir()
+    (run.path / "memorisation" / "00.png").write_bytes(png())
+
+    found = client.get(f"{V1}/runs/{run.id}/memorisation").json()
+
+    assert found["sentence"] and found["pictures"][0]["name"] == "<b>a.png" and found["safe_weight"] == 0.6
+    assert client.get(f"{V1}/runs/{run.id}/memorisation/00.png").status_code == 200
+    assert client.get(f"{V1}/runs/{run.id}/memorisation/..%2fjob.toml").status_code == 404

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +17,9 @@ from starlette.concurrency import run_in_threadpool
 from .. import events, locales
 from ..errors import ExtensionError, HostError, Message
 from ..jobs.estimate import Plan
+from ..jobs.run_dir import RunDir
 from ..jobs.view import RunView
+from ..rights import memorisation
 from .access import RefusedError
 from .answers import KEPT, PREFIX, answer, body, error_json, language, number
 from .job_forms import plan_json, plan_sentence, read_form
@@ -77,6 +80,15 @@ def add_runs(api: APIRouter, services: Services) -> None:
     def get_log(run_id: str) -> Response:
         return answer({"text": jobs.get(run_id).log_tail(_LOG_LINES)})
 
+    @api.get("/runs/{run_id}/memorisation")
+    def get_memorisation(run_id: str, request: Request) -> Response:
+        """Which training pictures came back when it was tested; nothing where it was not."""
+        return answer(_memorisation_json(jobs.get(run_id), language(request)))
+
+    @api.get("/runs/{run_id}/memorisation/{file}")
+    def get_pair(run_id: str, file: str) -> Response:
+        return picture(jobs.get(run_id).path / memorisation.FOLDER, file)
+
     @api.get("/runs/{run_id}/samples/{file}")
     def get_sample(run_id: str, file: str) -> Response:
         return picture(jobs.get(run_id).samples_dir, file)
@@ -114,6 +126,21 @@ def picture(folder: Path, file: str) -> Response:
     if not plain or path.suffix.lower() not in (".png", ".jpg", ".webp") or path.is_symlink() or not path.is_file():
         raise RefusedError(404, HostError("There is no such picture."))
     return FileResponse(path, headers=KEPT)
+
+
+def _memorisation_json(run: RunDir, lang: str) -> dict[str, Any]:
+    """The memorisation test of a run, if there was one."""
+    try:
+        found = json.loads((run.path / memorisation.FILE).read_text(encoding="utf-8"))
+        said = Message.from_json(found["said"])
+        rows = [
+            {name: str(each.get(name) or "") for name in ("name", "verdict", "pair")}
+            | {"safe_weight": each.get("safe_weight")}
+            for each in found["tested"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {"sentence": "", "pictures": []}
+    return {"sentence": locales.sentence(said, lang), "pictures": rows, "safe_weight": found.get("safe_weight")}
 
 
 def run_json(view: RunView, services: Services, lang: str) -> dict[str, Any]:
