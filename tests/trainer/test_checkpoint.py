@@ -10,6 +10,7 @@ from lora_atelier.config import (
     LossConfig,
     MemoryConfig,
     NetworkConfig,
+    OptimizerConfig,
     OutputConfig,
     SamplingConfig,
     ScheduleConfig,
@@ -228,6 +229,24 @@ def test_the_first_and_the_last_samples_have_one_without_the_trigger(tmp_path, t
         (6, "a, red", False, "step-000006-02.png"),
     ]
     assert (made / "samples" / "step-000006-01.png").read_bytes() == (made / "loras" / "momo.png").read_bytes()
+
+
+@pytest.mark.parametrize(("rate", "said"), [(1e-13, True), (1e-4, False)])
+def test_a_learning_rate_that_moves_no_loss_is_said_after_ten_steps(tmp_path, tiny_model_folder, pictures, rate, said):
+    made = make(
+        tmp_path / "run",
+        tiny_model_folder,
+        pictures,
+        optimizer=OptimizerConfig(learning_rate=rate),
+        network=NetworkConfig(rank=4),
+        schedule=ScheduleConfig(steps=12, seed=5, scheduler="constant", warmup=0.0),
+        output=OutputConfig(name="momo", folder=str(tmp_path / "loras"), save_every_n_steps=100),
+        validation=ValidationConfig(split=0.0),
+    )
+
+    assert run(made) == FINISHED
+
+    assert any("loss will not move" in w.message["template"] for w in told(made, events.Warned)) == said
 
 
 @pytest.fixture

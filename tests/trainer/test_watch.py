@@ -104,3 +104,13 @@ def test_a_heldout_loss_that_does_not_move_is_said_and_one_that_rises_or_falls_i
     assert not [m for step in range(6) for m in rising.measured(step, 0.1 + 1e-3 * step)]
     with pytest.raises(DataError):
         list(still.measured(7, math.inf))
+
+
+def test_a_loss_that_can_not_move_at_this_pace_is_said_at_the_first_look():
+    look = Look(step=10, losses=[0.1] * 10, norms=[0.05] * 10, reach=1e-6)
+
+    (said,) = Watch().look(look)
+
+    assert "The loss will not move" in said.template and "Raise the learning rate" in said.template
+    assert list(Watch().look(Look(step=10, losses=[0.1] * 10, norms=[0.05] * 10, reach=10.0))) == []
+    assert list(Watch().look(Look(step=10, losses=[0.1] * 10, norms=[0.05] * 10))) == []

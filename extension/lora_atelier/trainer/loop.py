@@ -57,6 +57,7 @@ class Loop:
         Raises DataError when the loss is no longer a number; the last state is then still good.
         """
         steps = self.config.schedule.steps
+        self._size = self._sizes()
         while self.step < steps:
             began = time.monotonic()
             rate = schedules.factor(self.step, self.config.schedule, learning_rate=self.config.optimizer.learning_rate)
@@ -160,13 +161,19 @@ class Loop:
         if not self._unread:
             return
         made, self._unread = self._unread, []
-        size = torch.stack(torch._foreach_norm([each.detach() for each in self.trainee.network.parameters()]))
-        moved = torch.ones(()) if self._size is None else (size != self._size).any()
+        size, before = self._sizes(), self._size
+        moved = torch.ones(()) if before is None else (size != before).any()
+        # Those that were nothing: their norm is the way that they have come since.
+        grown = torch.zeros(()) if before is None else (size * (before == 0)).norm()
+        is_from_nothing = torch.zeros(()) if before is None else (before == 0).any()
         self._size = size
         norms = [step.norm for step in made if step.norm is not None]
         # One reading for all of it: each waits for the device.
-        numbers = [each.detach().float().to(size.device) for each in (moved, *(step.loss for step in made), *norms)]
-        has_moved, *read = torch.stack(numbers).tolist()
+        numbers = [
+            each.detach().float().to(size.device)
+            for each in (moved, grown, is_from_nothing, *(step.loss for step in made), *norms)
+        ]
+        has_moved, way, has_way, *read = torch.stack(numbers).tolist()
         losses, known = read[: len(made)], iter(read[len(made) :])
         self._losses += losses
         seen = Look(
@@ -175,9 +182,14 @@ class Loop:
             norms=[None if step.norm is None else next(known) for step in made],
             seconds=[step.seconds for step in made],
             moved=bool(has_moved),
+            reach=way * self.config.schedule.steps / len(made) if has_way else None,
         )
         for said in self.watch.look(seen):
             self.warn(said)
+
+    def _sizes(self) -> Tensor:
+        """The norm of each parameter, on the device."""
+        return torch.stack(torch._foreach_norm([each.detach() for each in self.trainee.network.parameters()]))
 
     def _wait(self) -> None:
         # The time of steps on a graphics card is known only when they are made, not when they are ordered.

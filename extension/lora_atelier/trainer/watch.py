@@ -25,6 +25,8 @@ _EXPLODED, _EXPLODED_NORM, _FEWEST_NORMS = 20.0, 1_000.0, 20
 # Buckets of several shapes differ by less.
 _SLOWER, _SLOW_S = 3.0, 0.05
 _UNMOVED_STEPS = 10
+# Share of the loss, over a whole run, that is as good as none.
+_UNREACHED = 1e-3
 # Standard deviation of a picture's pixels (0 to 255): a cloudless sky has more.
 _FLAT = 4.0
 _FLATTENED = 0.2
@@ -57,7 +59,9 @@ class Look:
     """What was read of the steps since the look before, the last of which is ``step``.
 
     ``norms`` are those of the gradients, before clipping; a step that a loss scale skipped has None. ``seconds`` are
-    those of each step; ``moved`` says whether any weight is another than at the look before.
+    those of each step; ``moved`` says whether any weight is another than at the look before. ``reach`` is how far the
+    weights that began as nothing will have come at the end, at the pace of these steps (their norm); None where that
+    is not known.
     """
 
     step: int
@@ -65,6 +69,7 @@ class Look:
     norms: Sequence[float | None]
     seconds: Sequence[float] = ()
     moved: bool = True
+    reach: float | None = None
 
 
 @dataclass
@@ -88,6 +93,7 @@ class Watch:
             raise diverged(seen.step, self.kept)
         yield from self._gradients(known)
         yield from self._movement(0 if seen.moved else len(known))
+        yield from self._reach(seen, known)
         self._seconds += seen.seconds
         while len(self._seconds) >= LOOK_EVERY:
             window, self._seconds = self._seconds[:LOOK_EVERY], self._seconds[LOOK_EVERY:]
@@ -124,6 +130,18 @@ class Watch:
                 "The LoRA has not changed for {count} steps. The learning rate is 0, or too small for the precision: "
                 "raise it.",
                 count=self._unmoved,
+            )
+
+    def _reach(self, seen: Look, norms: Sequence[float]) -> Iterator[Message]:
+        """To the first order a loss changes by no more than the way of the weights times the norm of its gradient."""
+        if seen.reach is None or not norms or not seen.losses or {"zero", "unmoved"} & self._said:
+            return
+        most = seen.reach * max(norms)
+        if most < _UNREACHED * statistics.fmean(seen.losses) and self._first("unreached"):
+            yield message(
+                "The loss will not move: at this pace the LoRA changes it by {change} over the whole run. Raise the "
+                "learning rate; 0.0001 is usual.",
+                change=_short(most),
             )
 
     def _pace(self, seconds: float) -> Iterator[Message]:
