@@ -180,7 +180,7 @@ def host_painter(info: ModelInfo, work: Path, name: str, loader: LoaderSettings 
             seeds=seeds,
         )
         pictures, notes = host.draw(request, parsed[0].calls)
-        if notes:
+        if notes and not host.applied:
             raise HostError(
                 "The pictures were made without the new LoRA.",
                 why="{reason}.",

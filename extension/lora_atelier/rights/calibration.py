@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from . import fingerprints, grid, keypoints
-from .fingerprints import CERTAIN, FLAG, NUM_VIEWS, Fingerprint
+from .fingerprints import CERTAIN, DOUBT, FLAG, NUM_VIEWS, Fingerprint
 from .keypoints import Points
 from .pdq import BYTES, Bits, Luma
 from .references import Reference, References
@@ -29,6 +29,8 @@ _COLOUR_SIDE = 16
 _FEWEST_BITS = 8
 # Of more pictures than this only the whole is calibrated: each of them is compared with all others.
 _MOST_COMPARED = 300
+# Laid upon each other, an output must have so much more in common with a picture than another training picture has.
+_APART, _NEVER = 0.15, 2.0
 # So many of the nearest other pictures are compared by corners, which takes milliseconds each.
 _NEIGHBOURS = 8
 
@@ -80,8 +82,8 @@ def build(model_hash: str, pictures: Iterable[Prepared]) -> References:
     )
 
 
-def calibrated(pictures: Sequence[Prepared]) -> list[tuple[int, int, int]]:
-    """The limits ``whole``, ``windows`` and ``corners`` of each picture.
+def calibrated(pictures: Sequence[Prepared]) -> list[tuple[int, int, int, float]]:
+    """The limits ``whole``, ``windows``, ``corners`` and ``blocks`` of each picture.
 
     The same picture twice does not count as another. ``whole`` is 0 where a picture says nothing: too few edges, or
     another training picture that can hardly be told from it.
@@ -97,17 +99,27 @@ def calibrated(pictures: Sequence[Prepared]) -> list[tuple[int, int, int]]:
         others.sort(key=lambda n: int(apart[n]))
         whole = min([FLAG, *(int(apart[n]) for n in others)])
         if not one.seen.is_telling or whole < _FEWEST_BITS:
-            limits.append((0, 0, keypoints.FLAG))
+            limits.append((0, 0, keypoints.FLAG, _NEVER))
             continue
         if len(pictures) > _MOST_COMPARED:
-            limits.append((whole, grid.FLAG, keypoints.FLAG))
+            limits.append((whole, grid.FLAG, keypoints.FLAG, keypoints.IN_PLACE))
             continue
         asked = grid.hashes(one.luma)
         windows = min([grid.FLAG, *grid.distance(asked, parts[others]).tolist()])
         points = keypoints.of_output(one.luma)
         agreeing = [keypoints.agreement(pictures[n].points, points).count for n in others[:_NEIGHBOURS]]
-        limits.append((whole, windows, max([keypoints.FLAG, *(2 * count for count in agreeing)])))
+        corners = max([keypoints.FLAG, *(2 * count for count in agreeing)])
+        near = [n for n in others[:_NEIGHBOURS] if apart[n] < DOUBT]
+        laid = [in_place(pictures[n].luma, one.luma).share for n in near]
+        limits.append((whole, windows, corners, max([keypoints.IN_PLACE, *(share + _APART for share in laid)])))
     return limits
+
+
+def in_place(training: Luma, output: Luma) -> keypoints.Overlap:
+    """What two pictures have in common laid upon each other, or one upon the other's mirror image."""
+    small = fingerprints.reduced(training, keypoints.TRAINING_SIDE)
+    both = (keypoints.in_place(small, each) for each in (output, np.ascontiguousarray(output[:, ::-1])))
+    return max(both, key=lambda each: each.share)
 
 
 def _is_same(one: Prepared, other: Prepared, apart: int) -> bool:

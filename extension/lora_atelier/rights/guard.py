@@ -9,7 +9,7 @@ pictures: windows (``grid``) and corners (``keypoints``). Third look, where the 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -18,18 +18,19 @@ import numpy as np
 from PIL import Image
 
 from ..errors import RightsError
-from . import fingerprints, grid, keypoints, references
+from . import calibration, fingerprints, grid, keypoints, references
 from .fingerprints import ALGORITHM, DOUBT
 from .pdq import Bits, Luma
 from .references import References
 
 Verdict = Literal["copy-like", "close", "nothing found"]
-Look = Literal["whole", "windows", "corners", "embedder"]
+Look = Literal["whole", "blocks", "windows", "corners", "embedder"]
 
-DETECTOR = f"{ALGORITHM}, windows, corners v1"
+DETECTOR = f"{ALGORITHM}, blocks, windows, corners v1"
 # With at most so many training pictures each of them is looked at twice, not only those in doubt.
 THOROUGH = 100
 _MOST_IN_DOUBT = 40
+_MOST_LAID = 6
 _ORDER: tuple[Verdict, ...] = ("nothing found", "close", "copy-like")
 
 
@@ -46,7 +47,8 @@ class Used:
 class Near:
     """The training picture that an output is most like: whose it is, and by which look.
 
-    ``value`` and ``limit`` are bits that differ (whole, windows), places that agree (corners) or a cosine (embedder).
+    ``value`` and ``limit`` are bits that differ (whole, windows), a share of the picture that is the same (blocks),
+    places that agree (corners) or a cosine (embedder).
     """
 
     lora: str
@@ -73,6 +75,14 @@ class Finding:
     def to_json(self) -> dict[str, Any]:
         """The finding as plain JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Finding:
+        """The finding that ``to_json`` gave. Raises KeyError, TypeError, ValueError for anything else."""
+        if said["verdict"] not in _ORDER:
+            raise ValueError(said["verdict"])
+        near = Near(**said["near"]) if said["near"] is not None else None
+        return cls(**{**said, "near": near, "unknown": tuple(said["unknown"])})
 
 
 class Embeds(Protocol):
@@ -184,14 +194,17 @@ def _compare_one(output: Output, name: str, kept: References, *, second_look: bo
         apart = np.full_like(apart, 256)
 
     def near(at: int, look: Look, value: float) -> Near:
-        limit = limits[at, ("whole", "windows", "corners").index(look)]
-        return Near(name, kept.pictures[at].name, int(at), look, float(value), float(limit))
+        return Near(name, kept.pictures[at].name, int(at), look, float(value), float(getattr(kept.pictures[at], look)))
 
     below = apart - limits[:, 0]
     nearest = int(below.argmin())
     best: tuple[Verdict, Near] = ("nothing found", near(nearest, "whole", apart[nearest]))
     if below[nearest] < 0:
         return "copy-like", best[1]
+    laid = _laid_in_place(output, kept, apart)
+    if laid is not None:
+        verdict, share, at = laid
+        return verdict, near(at, "blocks", round(share, 3))
     if not second_look:
         return best
     chosen = _for_second_look(apart, can_tell)
@@ -206,6 +219,20 @@ def _compare_one(output: Output, name: str, kept: References, *, second_look: bo
     found = [(*_by_corners(kept, at, sides), at) for at in chosen]
     verdict, count, at = max(found, key=lambda each: (_ORDER.index(each[0]), each[1]))
     return (verdict, near(at, "corners", count)) if verdict != "nothing found" else best
+
+
+def _laid_in_place(output: Output, kept: References, apart: np.ndarray[Any, Any]) -> tuple[Verdict, float, int] | None:
+    """What is found by laying the output upon the pictures that hashes leave in doubt: the share that is the same."""
+    found: list[tuple[Verdict, float, int]] = []
+    for at in np.argsort(apart, kind="stable")[:_MOST_LAID]:
+        if apart[at] >= DOUBT:
+            break
+        lies, limit = calibration.in_place(kept.corners(int(at))[1], output.luma), kept.pictures[at].blocks
+        if lies.blocks >= keypoints.BLOCKS and lies.share >= limit:
+            found.append(("copy-like", lies.share, int(at)))
+        elif lies.blocks >= keypoints.BLOCKS and lies.share >= limit - keypoints.IN_PLACE + keypoints.FLAG_IN_PLACE:
+            found.append(("close", lies.share, int(at)))
+    return max(found, key=lambda each: (_ORDER.index(each[0]), each[1]), default=None)
 
 
 def _by_corners(kept: References, at: int, sides: Sequence[tuple[keypoints.Points, Luma]]) -> tuple[Verdict, int]:
@@ -248,6 +275,8 @@ def closeness(near: Near) -> float:
     """How far beyond its limit something is, to choose among findings of one verdict."""
     if near.look in ("whole", "windows"):
         return (near.limit - near.value) / 256
+    if near.look == "blocks":
+        return near.value - near.limit
     if near.look == "corners":
         return (near.value - near.limit) / 100
     return near.value - near.limit

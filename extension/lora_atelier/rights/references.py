@@ -34,8 +34,8 @@ SCHEMA = 1
 class Reference:
     """One training picture: its file's name and hash, how much there is to see in it (0 to 100), and its limits.
 
-    An output is like it below ``whole`` and ``windows`` bits, or from ``corners`` places on; ``whole`` is 0 where
-    nothing can be said.
+    An output is like it below ``whole`` and ``windows`` bits, from ``corners`` places or a share of ``blocks`` on;
+    ``whole`` is 0 where nothing can be said.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Reference:
     whole: int
     windows: int
     corners: int
+    blocks: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,9 +137,13 @@ def _checked(stored: dict[str, NDArray[Any]]) -> References:
         raise ValueError(f"schema {about['schema']}, {about['algorithm']}")
     pictures = tuple(
         Reference(
-            str(each["name"]),
-            str(each["sha256"]),
-            *(int(each[key]) for key in ("quality", "whole", "windows", "corners")),
+            name=str(each["name"]),
+            sha256=str(each["sha256"]),
+            quality=int(each["quality"]),
+            whole=int(each["whole"]),
+            windows=int(each["windows"]),
+            corners=int(each["corners"]),
+            blocks=float(each["blocks"]),
         )
         for each in about["pictures"]
     )

@@ -14,6 +14,7 @@ from ..jobs.forms import WHOSE
 from ..models.detect import FAMILY_NAMES
 from .answers import PREFIX, answer, guarded, language
 from .compare_routes import add_checkpoints
+from .guard_routes import add_guard
 from .lora_routes import add_loras
 from .picture_routes import add_pictures
 from .rights_routes import add_rights
@@ -32,6 +33,7 @@ def router(services: Services) -> APIRouter:
     add_checkpoints(api, services)
     add_loras(api, services)
     add_rights(api, services)
+    add_guard(api, services)
     return api
 
 
