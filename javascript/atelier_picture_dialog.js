@@ -10,6 +10,7 @@
         const keep = async () => {
             const before = pictures.shown[at];
             if (!before || !written || written.value.trim() === before.caption) return;
+            before.caption = written.value.trim(); // closing right afterwards must not send it again
             await pictures.caption(before.name, written.value);
         };
         const move = async (by) => {

@@ -189,8 +189,10 @@
         }
 
         async caption(name, text) {
-            await api("PUT", `uploads/${this.upload}/captions/${encodeURIComponent(name)}`, { text });
-            await this.reload();
+            await this.working("", async () => {
+                await api("PUT", `uploads/${this.upload}/captions/${encodeURIComponent(name)}`, { text });
+                await this.load(0, Math.min(500, Math.max(this.shown.length, PAGE)));
+            });
         }
 
         // One thing after the other: two drops at once would otherwise begin two collections.

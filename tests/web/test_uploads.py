@@ -1,5 +1,6 @@
 import io
 import os
+import threading
 import zipfile
 
 import pytest
@@ -309,3 +310,22 @@ def test_what_would_leave_less_than_two_gigabytes_is_refused_as_a_file_and_in_an
         with pytest.raises(DataError, match="could not be kept"):
             take(uploads, upload, name, data)
     assert files(uploads, upload) == []
+
+
+def test_marks_that_are_made_at_once_are_all_kept(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    names = [f"{number}.png" for number in range(8)]
+    for name in names:
+        (source / name).write_bytes(png())
+    folder = PictureFolder(source, tmp_path / "cache")
+
+    threads = [threading.Thread(target=folder.write_caption, args=(name, f"a {name}")) for name in names[:4]]
+    threads += [threading.Thread(target=folder.leave_out, args=([name],)) for name in names[4:]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert folder.captions() == {name: f"a {name}" for name in names[:4]}
+    assert folder.left_out() == set(names[4:])

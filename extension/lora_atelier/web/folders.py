@@ -216,18 +216,22 @@ class PictureFolder:
 
     def leave_out(self, names: list[str], *, out: bool = True) -> None:
         """Take pictures out of the training, or back into it. Raises DataError."""
-        marks = self._marks()
-        kept = [name for name in marks.get("left_out", []) if name not in names]
-        marks["left_out"] = sorted({*kept, *(self.path(name).name for name in names if out)})
-        self._mark(marks)
+        chosen = [self.path(name).name for name in names if out]
+        with self._lock:
+            marks = self._marks()
+            kept = [name for name in marks.get("left_out", []) if name not in names]
+            marks["left_out"] = sorted({*kept, *chosen})
+            self._mark(marks)
 
     def write_caption(self, name: str, text: str) -> None:
         """Give a picture another caption. Raises DataError."""
         if len(text) > _LONGEST_CAPTION or "\0" in text:
             raise DataError("The caption is too long; {most} characters are the most.", most=_LONGEST_CAPTION)
-        marks = self._marks()
-        marks["captions"] = {**self.captions(), self.path(name).name: " ".join(text.split())}
-        self._mark(marks)
+        plain = self.path(name).name
+        with self._lock:
+            marks = self._marks()
+            marks["captions"] = {**self.captions(), plain: " ".join(text.split())}
+            self._mark(marks)
 
     def _marks(self) -> dict[str, Any]:
         path = self.cache / "marks.json"
