@@ -1,4 +1,4 @@
-"""Detailed drawings made from seeds: landscapes, streets, characters, patterns, posters. For the guard's benchmark and tests.
+"""Detailed drawings made from seeds, for the guard: landscapes, streets, characters, patterns, posters.
 
 Two drawings of one kind share subject and style, as the pictures of one artist do; ``pose`` of a character keeps
 everything but a few details, as the pictures of one character in one pose do.

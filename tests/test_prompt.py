@@ -31,8 +31,10 @@ def test_a_tag_is_read_as_a1111_reads_it(tag, call):
 
 @pytest.mark.parametrize(
     "tag",
-    ["<lora:>", "<lora::1>", "<lora:x:abc>", "<lora:x:nan>", "<lora:x:inf>", "<lora:x:1:1:0>", "<lora:x:1:1:1:1>"]
-    + [f"<lora:x:1:1:{'9' * 5000}>", "<lyco:x:abc>"],
+    [
+        *("<lora:>", "<lora::1>", "<lora:x:abc>", "<lora:x:nan>", "<lora:x:inf>", "<lora:x:1:1:0>", "<lora:x:1:1:1:1>"),
+        *(f"<lora:x:1:1:{'9' * 5000}>", "<lyco:x:abc>"),
+    ],
 )
 def test_a_tag_that_makes_no_sense_is_reported_and_changes_nothing_else(tag):
     parsed = parse(f"a cat {tag} <lora:good:0.5>")

@@ -6,7 +6,7 @@ import pytest
 
 from lora_atelier.rights import safe_weight
 from lora_atelier.rights.guard import Near
-from lora_atelier.rights.memorisation import WEIGHTS, Report, Drawn, safest
+from lora_atelier.rights.memorisation import WEIGHTS, Drawn, Report, safest
 
 pytestmark = pytest.mark.torchfree
 
