@@ -40,7 +40,8 @@ WHY: Mapping[str, Message] = {
     ),
     "schedule.lr_scheduler_args": message(
         "lr_scheduler_args are arguments of a class (lr_scheduler_type); the named schedules have settings of their "
-        "own, like lr_warmup_steps and lr_scheduler_num_cycles. Use those, or train with sd-scripts (--engine sd-scripts)."
+        "own, like lr_warmup_steps and lr_scheduler_num_cycles. Use those, or train with sd-scripts (--engine "
+        "sd-scripts)."
     ),
     "network.algorithm=kohya-oft": message(
         "sd-scripts' own OFT has no counterpart in our trainer. Choose oft, which is LyCORIS' and does the same, or "
