@@ -197,11 +197,13 @@ class BuiltinLora(ExtraNetwork):
         super().__init__("lora")
         self.told = []
         self.loaded = []
+        self.found = []  # the weights as they were when it was told: what it would copy to restore them
         self.host = host
 
     def activate(self, p, params, *args, **kwargs):
         self.told.append([list(param.items) for param in params])
         self.loaded = list(params)
+        self.found = self.host.weights()
 
 
 class A1111(FakeWebui):

@@ -24,9 +24,13 @@ class Params:
 
 class Rules:
     ours = True
+    given_back = 0
 
     def takes_prompts(self):
         return self.ours
+
+    def give_back(self):
+        self.given_back += 1
 
     def fingerprint(self, name):
         return "" if name == "none" else f"v{name}"
@@ -69,6 +73,7 @@ def test_tags_that_name_our_loader_go_to_the_builtin_where_that_applies_the_prom
     routed = router.route({"atelier": params("a:1:fp=va"), "lora": params("b:1")}, rules)
 
     assert routed == {"lora": params("b:1", "a:1")}
+    assert rules.given_back == 1
 
 
 @pytest.mark.parametrize("data", [None, {}, {"hypernet": params("h")}])

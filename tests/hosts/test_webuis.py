@@ -232,6 +232,7 @@ def test_the_builtin_gets_all_tags_where_a_person_or_an_extension_needs_it(webui
     weights, _ = fake.draw("<lora:mine:0.8> <atelier:mine:0.5>")
 
     assert changes(before, weights) == []
+    assert changes(before, fake.builtin.found) == []
     assert fake.builtin.told[-1] == [["mine", "0.8"], ["mine", "0.5"]]
 
 

@@ -94,12 +94,14 @@ def say(p: Any, text: str) -> None:
 def write_hashes(p: Any, host: WebuiHost) -> None:
     """Write the applied LoRAs' hashes into the picture's text, as the webui's own loader does."""
     params = getattr(p, "extra_generation_params", None)
-    if not host.applied or not isinstance(params, dict) or not host.option("lora_add_hashes_to_infotext", True):
+    if not host.applied or not isinstance(params, dict):
         return
+    wanted = bool(host.option("lora_add_hashes_to_infotext", True))
     if host.id == "sdnext":
         params["LoRA networks"] = ", ".join(name for name, _ in host.applied)
-        params["LoRA hashes"] = ", ".join(digits[:_DIGITS] for _, digits in host.applied)
-    else:
+        if wanted:
+            params["LoRA hashes"] = ", ".join(digits[:_DIGITS] for _, digits in host.applied)
+    elif wanted:
         pairs = ((name.replace(":", "").replace(",", ""), digits[:_DIGITS]) for name, digits in host.applied)
         params["Lora hashes"] = ", ".join(f"{name}: {digits}" for name, digits in pairs)
 

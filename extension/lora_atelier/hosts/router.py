@@ -28,6 +28,10 @@ class Rules(Protocol):
         """Whether our loader applies the LoRAs of prompts now."""
         ...
 
+    def give_back(self) -> None:
+        """Take our changes back: the builtin is about to make its own, and may do so at once."""
+        ...
+
     def fingerprint(self, name: str) -> str:
         """A short text that changes with the content of the file that a prompt calls ``name``; may be empty."""
         ...
@@ -56,9 +60,13 @@ def remove(extra_networks: Any) -> None:
 
 def route(data: Any, rules: Rules) -> Any:
     """Move a prompt's calls to the network that applies them; SD.Next lets its result go through here twice."""
+    ours = rules.takes_prompts()
+    if not ours:
+        # Now and not when we are activated: SD.Next's loader copies what it finds at once, with our changes in it.
+        rules.give_back()
     if not data:
         return data
-    if rules.takes_prompts():
+    if ours:
         moved = [param for key in _TAKEN for param in data.get(key) or ()]
         own = [*(data.pop(NETWORK, None) or ()), *(_marked(param, rules) for param in moved)]
         if own:

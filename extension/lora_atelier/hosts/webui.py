@@ -199,6 +199,12 @@ class WebuiHost:
             return False
         return not self._builtin_is_driven()
 
+    def give_back(self) -> None:
+        """Take the changes of the last prompt back."""
+        with self._lock:
+            if self._session.applied:
+                self.use([])
+
     def fingerprint(self, name: str) -> str:
         """Changes with the version of the file that a prompt calls ``name``."""
         with contextlib.suppress(AdapterError, OSError):
