@@ -27,6 +27,7 @@ from ..errors import ExtensionError, message
 from ..models import sample as sampling
 from ..rights import calibration, guard, memorisation, pdq, references
 from ..rights.calibration import Prepared
+from ..rights.fingerprints import DOUBT
 from ..rights.guard import Finding, Near, Output
 from ..rights.guard_log import side_by_side
 from ..rights.memorisation import Drawn, Report
@@ -43,8 +44,6 @@ _SEEDS, _STEPS = 4, 20
 # Pictures that are drawn at most, beside those that were seen three times as often as the middle one.
 _MOST = 12
 _OFTEN = 3
-# At a weight that counts as free a copy must be this many bits beyond its limit: other seeds come nearer.
-_MARGIN_BITS = 8
 _BATCH_PIXELS = 256 * 256 * 4
 
 T = TypeVar("T")
@@ -290,11 +289,9 @@ def _rank(found: Finding) -> tuple[int, float]:
 
 
 def _is_near(found: Finding) -> bool:
-    """Whether a picture is like a training picture, or so little beyond the limit that another seed may be."""
+    """Whether a picture is like a training picture, or its hash leaves doubt: another seed may be nearer."""
     near: Near | None = found.near
-    if found.verdict != "nothing found":
-        return True
-    return near is not None and near.look in ("whole", "windows") and near.value < near.limit + _MARGIN_BITS
+    return found.verdict != "nothing found" or (near is not None and near.look == "whole" and near.value < DOUBT)
 
 
 def _agreement(pictures: Sequence[Image.Image]) -> float:
