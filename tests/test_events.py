@@ -68,3 +68,17 @@ def test_every_event_has_a_kind_of_its_own():
 
 def test_a_run_without_a_log_has_no_events(tmp_path):
     assert events.read(tmp_path / "none") == ([], 0)
+
+
+def test_of_steps_in_a_row_only_the_last_need_be_read(tmp_path):
+    path = tmp_path / "events.jsonl"
+    log = Appender(path)
+    for step in (1, 2, 3):
+        log.add(Stepped(step=step, steps=9, loss=0.5, learning_rate=1e-4, seconds_per_step=0.2, seconds_left=1.2))
+    log.add(Sampled(step=3, file="a.png", prompt='"kind": "stepped"', seed=1))
+    log.add(STEP)
+
+    found, offset = events.read(path, every_step=False)
+
+    assert [(timed.event.kind, timed.event.step) for timed in found] == [("stepped", 3), ("sampled", 3), ("stepped", 3)]
+    assert offset == path.stat().st_size

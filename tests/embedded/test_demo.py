@@ -90,7 +90,7 @@ def finished(tmp_path, monkeypatch):
     """``run`` with the fake trainer, a painter that draws, and the judge's reading of it, which takes seconds."""
     scores = demo.Scores(base=1.0, concept={"0": 0.0, "0.4": 0.0, "0.8": 1.0, "1.0": 1.0}, prior_drop=0.0)
     monkeypatch.setattr(demo, "measure", lambda gallery: scores)
-    monkeypatch.setattr(demo, "host_painter", lambda info, work, name: Drawer())
+    monkeypatch.setattr(demo, "host_painter", lambda info, work, name, loader: Drawer())
     monkeypatch.setattr(demo, "Jobs", lambda folder: Jobs(folder, command=FAKE_TRAINER))
     model = write_model_headers(tmp_path / "base")
     return lambda output, **options: demo.run(output, model=model, **options)
@@ -137,7 +137,7 @@ def test_a_disk_that_is_full_at_the_end_is_a_sentence_that_says_where_the_lora_i
     def full(path, write):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    def fills_up_now(info, work, name):
+    def fills_up_now(info, work, name, loader):
         monkeypatch.setattr(demo.atomic, "write_with", full)
         return Drawer()
 

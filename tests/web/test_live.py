@@ -74,7 +74,7 @@ def test_a_page_with_ten_long_runs_is_told_everything_in_a_second(services, ten_
     runs = client.get(f"{V1}/runs").json()["runs"]
     live = client.get(f"{V1}/runs/{ten_runs[5].id}/live").json()
 
-    assert time.process_time() - before < 1.5  # reading 100 000 events, the only time; CPU seconds of a busy machine
+    assert time.process_time() - before < 1.0  # nothing was read before
     assert len(runs) == 10 and runs[4]["status"] == "running" and runs[4]["step"] == STEPS - 2
     assert len(live["events"]) < 700 and live["events"][-1]["step"] == STEPS - 2
 

@@ -206,10 +206,10 @@ class Progress:
 
     def update(self) -> Progress:
         """Read the new events and return itself."""
-        new, offset = events.read(self.run.events_path, self._offset)
+        new, offset = events.read(self.run.events_path, self._offset, every_step=False)
         if offset < self._offset:  # the file is gone or was begun anew
             self.latest, self.last, self.files = {}, None, []
-            new, offset = events.read(self.run.events_path)
+            new, offset = events.read(self.run.events_path, every_step=False)
         self._offset = offset
         for timed in new:
             self.latest[timed.event.kind] = timed
