@@ -6,7 +6,7 @@ import pytest
 from tests.trainer.test_resume import adapter, make, same, told
 
 from lora_atelier import events
-from lora_atelier.config import SamplingConfig, ScheduleConfig
+from lora_atelier.config import SamplingConfig, ScheduleConfig, ValidationConfig
 from lora_atelier.trainer.run import FAILED, FINISHED, run
 
 
@@ -23,7 +23,9 @@ def measured(run_dir):
 
 
 def test_a_dry_run_says_time_and_memory_of_each_part_and_makes_no_lora(tmp_path, tiny_model_folder, pictures):
-    made = make(tmp_path / "run", tiny_model_folder, pictures, sampling=SamplingConfig(prompts=(PROMPT,)))
+    sampling = SamplingConfig(prompts=(PROMPT,))
+    validation = ValidationConfig(split=0.2, every_n_steps=3, memorisation=0.1)
+    made = make(tmp_path / "run", tiny_model_folder, pictures, sampling=sampling, validation=validation)
 
     assert run(made, dry=True) == FINISHED
 

@@ -17,6 +17,7 @@ from lora_atelier.datasets import record
 from lora_atelier.datasets.cache import CacheFolder
 from lora_atelier.errors import Message
 from lora_atelier.models import detect
+from lora_atelier.models import load as models
 from lora_atelier.trainer import caches, preparation
 from lora_atelier.trainer.preparation import Preparation
 from lora_atelier.trainer.run import FAILED, FINISHED, STOPPED, run
@@ -46,13 +47,13 @@ def make(run_dir, model, pictures, *, subset=None, more=None, **changes):
 @pytest.fixture
 def loaded(monkeypatch):
     """The parts of the model that were loaded, in order."""
-    parts, real = [], preparation.models.load
+    parts, real = [], models.load
 
     def load(info, wanted, *rest):
         parts.extend(wanted)
         return real(info, wanted, *rest)
 
-    monkeypatch.setattr(preparation.models, "load", load)
+    monkeypatch.setattr(models, "load", load)
     return parts
 
 

@@ -25,15 +25,14 @@ from ..datasets.cache import LATENTS, MASKS, TEXTS, CacheFolder
 from ..datasets.items import Item
 from ..datasets.processing import CaptionRules
 from ..errors import DataError, message
-from ..models import load as models
-from ..models.attention import weighted_parts
 from ..models.detect import ModelInfo
 from ..models.load import Model
-from ..models.text import Reading, TextConditioning
-from ..models.tokenizer import ClipTokenizer
+from ..models.text import TextConditioning
+from . import captions
 from .caches import TensorCache
+from .captions import Reader
 from .checkpoint import latest_state
-from .conditions import Latents, Texts, moved, stack
+from .conditions import Latents, Texts
 from .fresh import Fresh, is_fresh
 from .masking import MaskFile, Masks
 from .parts import Parts
@@ -44,11 +43,8 @@ from .trainee import Example
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Decoded pictures that wait for the VAE; beyond this they are decoded a second time.
 _HELD_BYTES = 256_000_000
-# A text encoder's window without its two marks.
-WINDOW_TOKENS = 75
 
 Condition = Callable[[Sequence[str]], TextConditioning]
-_Reader = Callable[[Model, Sequence[str]], TextConditioning]
 
 
 @dataclass
@@ -233,21 +229,9 @@ class Preparation:
         said += checks.long_captions(
             {processing.process(item.caption, item.rules, None): item.path.name for item in reversed(own)},
             limit=self.config.model.max_token_length,
-            count=self._counter(),
+            count=captions.counter(self.info, self.config),
         )
         announce(self.this, said)
-
-    def _counter(self) -> Callable[[str], int]:
-        """How many tokens the text encoders see of a caption; the tokenizers are read at the first call."""
-        tokenizers: list[ClipTokenizer] = []
-
-        def count(caption: str) -> int:
-            if not tokenizers:
-                tokenizers.extend(models.read_tokenizers(self.info))
-            parts = [text for text, _ in weighted_parts(caption)] if self.config.loss.weighted_captions else [caption]
-            return max(sum(len(each.tokens(part)) for part in parts) for each in tokenizers)
-
-        return count
 
     def _compare(self, drafts: Sequence[_Draft]) -> None:
         """Refuse to go on with other pictures than the run began with; write the list down when it begins.
@@ -303,45 +287,28 @@ class Preparation:
             preserved=item.diff_output_preservation,
         )
 
-    def _conditioner(self, model: Model, folder: CacheFolder, examples: Sequence[Example], *, keep: bool) -> _Reader:
-        """How captions become conditioning: read beforehand while the text encoders are frozen.
-
-        Puts the text encoders into ``model`` if they are trained, if there are captions that are another each time, or
-        if ``keep`` asks for them.
-        """
-        config = self.config
-        reading = Reading(
-            clip_skip=config.model.clip_skip,
-            windows=config.model.max_token_length // WINDOW_TOKENS,
-            joined=True,
-            weighted=config.loss.weighted_captions,
+    def _conditioner(self, model: Model, folder: CacheFolder, examples: Sequence[Example], *, keep: bool) -> Reader:
+        """How captions become conditioning. The text encoders are in ``model`` afterwards only if they are needed."""
+        reading = captions.reading_of(self.config)
+        if self.config.network.train_te:
+            self._read_text_encoders(model)
+            return captions.at_each_step(reading).read
+        loaded_s, began = self.took.model, time.monotonic()
+        made = captions.beforehand(
+            self.this,
+            model,
+            examples,
+            texts=Texts(TensorCache(folder, TEXTS), self.parts.key(folder, "te", self.dtype), reading),
+            device=self.device,
+            read_encoders=lambda: self._read_text_encoders(model),
+            keep=keep,
         )
-        if config.network.train_te:
-            self._read_text_encoders(model)
-            return lambda whole, captions: whole.read(captions, reading)
-        texts = Texts(TensorCache(folder, TEXTS), self.parts.key(folder, "te", self.dtype), reading)
-        captions = sorted({"", *(example.caption for example in examples)})
-        keep = keep or any(example.varied is not None for example in examples)
-        found = {caption: texts.read(caption) for caption in captions}
-        if keep or not all(found.values()):
-            self._read_text_encoders(model)
-        known: dict[str, TextConditioning] = {}
-        began = time.monotonic()
-        for done, caption in enumerate(captions):
-            if self.this.stop_requested():
-                raise StopRequestedError
-            known[caption] = moved(found[caption] or texts.make(model, caption), self.device)
-            self.this.preparing("captions", done + 1, len(captions))
-        self.took.texts, self.took.captions = time.monotonic() - began, len(captions)
-        if not keep:
+        self.took.texts = time.monotonic() - began - (self.took.model - loaded_s)
+        self.took.captions = made.captions
+        if not made.needs_encoders:
             model.text_encoders = model.tokenizers = ()
             self._give_back()
-
-        def condition(whole: Model, captions: Sequence[str]) -> TextConditioning:
-            with torch.no_grad():
-                return stack([known.get(caption) or whole.read([caption], reading) for caption in captions])
-
-        return condition
+        return made.read
 
     def _read_text_encoders(self, model: Model) -> None:
         read = self._load("te", self.dtype)
