@@ -18,7 +18,7 @@ from .guard import DETECTOR, Near, Verdict
 SCHEMA = 1
 FILE, FOLDER = "memorisation.json", "memorisation"
 # The weights that are tried below 1, highest first.
-WEIGHTS = (0.8, 0.6, 0.4, 0.2)
+WEIGHTS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 
 
 @dataclass(frozen=True)
