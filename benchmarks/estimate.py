@@ -54,7 +54,7 @@ def base_model(jobs: Jobs, *, quick: bool) -> TrainConfig:
 
 
 def full_size(work: Path, *, precision: str, steps: int) -> TrainConfig:
-    """A LoRA of rank 16 on a U-Net of SD 1.5's size, with a sample at the start and the end, and the one without trigger.
+    """A LoRA of rank 16 on a U-Net of SD 1.5's size, with samples at the start and the end.
 
     Without the test for pictures that come back, which takes as long as sixty steps.
     """
