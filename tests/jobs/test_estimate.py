@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from lora_atelier.config import NetworkConfig, recipe
+from lora_atelier.config import NetworkConfig, SamplingConfig, recipe
 from lora_atelier.jobs.estimate import Plan, Rates, adapter_bytes, estimate
 from lora_atelier.models.detect import inspect
 
@@ -58,3 +58,23 @@ def test_damaged_rates_are_as_none(tmp_path):
     (tmp_path / "rates.json").write_text("[1")
 
     assert Rates(tmp_path / "rates.json").known("toy", 128 * 128, "cpu") is None
+
+
+def test_the_memory_is_the_sum_of_its_parts_and_less_is_kept_in_half_precision_and_with_checkpoints(
+    base_model, tmp_path
+):
+    """Program and steps alone of 605 MB that such a run took (``benchmarks/estimate.py``, torch 2.13 on Linux)."""
+    info = inspect(base_model)
+    config = recipe(goal="character", family="toy", num_images=16)
+    config = dataclasses.replace(config, sampling=SamplingConfig(prompts=("momo",)))
+
+    plan = estimate(config, info, pictures=16, rates=Rates(tmp_path / "rates.json"), device="cpu")
+
+    assert sum(plan.memory.values()) == plan.memory_bytes
+    assert 450e6 < plan.memory_bytes < 605e6
+    half = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, mixed_precision="bf16"))
+    less = dataclasses.replace(half, schedule=dataclasses.replace(half.schedule, gradient_checkpointing=True))
+    sizes = [estimate(c, info, pictures=16, rates=Rates(tmp_path / "r"), device="cpu") for c in (config, half, less)]
+    assert [each.memory["activations"] for each in sizes] == sorted(
+        (each.memory["activations"] for each in sizes), reverse=True
+    )

@@ -31,7 +31,7 @@ PARTS = {
 _PROGRAM_BYTES = {"cpu": 250_000_000, "gpu": 600_000_000}
 # Bytes that are kept of each latent's pixel, by bytes of a number.
 _ACTIVATIONS = {
-    "toy": {4: 500_000, 2: 300_000},
+    "toy": {4: 107_000, 2: 65_000},
     "sd1": {4: 476_000, 2: 282_000},
     "sd2": {4: 473_000, 2: 280_000},
     "sdxl": {4: 914_000, 2: 611_000},
