@@ -57,9 +57,9 @@ def test_a_model_of_sdxls_shape_is_trained_with_both_text_encoders(algorithm, tm
 
 def test_sdxl_with_frozen_encoders_reads_no_encoder_in_a_second_run(tmp_path, folders, pictures, monkeypatch):
     runs = [make(tmp_path / "data" / "runs" / name, folders / "xl", pictures) for name in "12"]
-    parts, real = [], helpers.preparation.models.load
+    parts, real = [], helpers.models.load
     monkeypatch.setattr(
-        helpers.preparation.models,
+        helpers.models,
         "load",
         lambda info, wanted, *rest: parts.extend(wanted) or real(info, wanted, *rest),
     )

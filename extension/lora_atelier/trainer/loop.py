@@ -182,10 +182,17 @@ class Loop:
             norms=[None if step.norm is None else next(known) for step in made],
             seconds=[step.seconds for step in made],
             moved=bool(has_moved),
-            reach=way * self.config.schedule.steps / len(made) if has_way else None,
+            reach=self._reach(way, len(made)) if has_way and self.config.schedule.steps >= LOOK_EVERY else None,
         )
         for said in self.watch.look(seen):
             self.warn(said)
+
+    def _reach(self, way: float, steps: int) -> float:
+        """How far the weights would come in the whole run at the full learning rate, by ``way`` in ``steps``."""
+        group = self.trainee.optimizer.param_groups[0]
+        # While the rate warms up, the way says little of what is to come.
+        share = group["lr"] / group["peak_lr"] if group.get("peak_lr") and 0 < group["lr"] < group["peak_lr"] else 1.0
+        return float(way / share * self.config.schedule.steps / steps)
 
     def _sizes(self) -> Tensor:
         """The norm of each parameter, on the device."""
