@@ -23,7 +23,6 @@ from lora_atelier.config import (
 )
 from lora_atelier.models import load as models
 from lora_atelier.models.layers import layers
-from lora_atelier.trainer import preparation
 from lora_atelier.trainer.run import FINISHED, run
 
 _spec = importlib.util.spec_from_file_location("preparation_helpers", Path(__file__).with_name("test_preparation.py"))
@@ -214,7 +213,7 @@ def test_every_kind_trains_and_its_file_draws_what_was_trained(
 def test_what_can_not_be_had_is_said_before_the_model_is_read(
     group, name, value, words, tmp_path, tiny_model_folder, pictures, monkeypatch
 ):
-    monkeypatch.setattr(preparation.models, "load", lambda *_: pytest.fail("the model was read"))
+    monkeypatch.setattr(models, "load", lambda *_: pytest.fail("the model was read"))
     made = make(tmp_path / "run", tiny_model_folder, pictures, more={group: {name: value}})
 
     assert run(made) != FINISHED

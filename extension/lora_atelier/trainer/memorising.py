@@ -41,6 +41,8 @@ from .trainee import Batch, Example, Trainee
 # Timesteps at which the loss is compared; high ones overfit first.
 _LADDER = tuple(range(400, 901, 71))
 _SEEDS, _STEPS = 4, 20
+# The least side, in pixels, that is drawn (``models.sample``); pictures of smaller buckets are not tested.
+_LEAST_SIDE = 64
 # Pictures that are drawn at most, beside those that were seen three times as often as the middle one.
 _MOST = 12
 _OFTEN = 3
@@ -184,7 +186,8 @@ class Examiner:
 
     def _chosen(self) -> list[tuple[int, float]]:
         """Which pictures to draw and their loss gaps: the largest first."""
-        telling = [at for at in range(len(self.tests)) if self.known.limits[at, 0]]
+        drawable = [at for at, (_, example) in enumerate(self.tests) if min(example.size) >= _LEAST_SIDE]
+        telling = [at for at in drawable if self.known.limits[at, 0]]
         # Where the time does not suffice for all, those that were seen most often.
         telling.sort(key=lambda at: -self.tests[at][0].num_repeats)
         gaps: dict[int, float] = {}
