@@ -1,6 +1,7 @@
 """What an adapter learns on the repository's base model, by its kind, size and optimizer, over several seeds.
 
     python benchmarks/learning.py [--quick] [--json FILE] [--only VARIANT ...] [--seeds 5] [--work FOLDER]
+                                  [--kept]
 
 Each run is the example's: the figure's pictures, the regularisation pictures, the recipe of `config/recipes.py` with
 what the variant changes in it (`learning_variants.py`). Measured are the share of 20 pictures with the figure at each
@@ -13,7 +14,9 @@ sd-scripts can't load this base model (its U-Net's sizes are constants); the var
 training in our trainer, which comes to the same numbers (`tests/trainer/test_parity.py`). Its best held-out loss is
 that of the best of these; the seconds until another variant reaches it are put beside its own.
 
-A variant that can't be trained here (a package is missing) is named and left out.
+A variant that can't be trained here (a package is missing) is named and left out. What a run came to is kept in
+``--work``, and not made again: all variants and seeds take many hours on a CPU. ``--kept`` trains nothing and reports
+what is there.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import json
 import shutil
 import statistics
 import subprocess
@@ -36,7 +40,7 @@ from learning_variants import QUICK, VARIANTS, Variant
 from PIL import Image
 from results import Row, report
 
-from lora_atelier import config_files, events
+from lora_atelier import atomic, config_files, events
 from lora_atelier.config import TrainConfig, unsupported
 from lora_atelier.embedded import demo, examples, judge, world
 from lora_atelier.errors import ConfigError
@@ -156,6 +160,23 @@ def train(variant: Variant, seed: int, work: Path, effort: Effort) -> Made:
     return Made(figures, [(event.step / finished.step, event.loss) for event in heldout])
 
 
+def trained(variant: Variant, seed: int, work: Path, effort: Effort, *, only_kept: bool) -> Made | None:
+    """What a run came to: as kept from before, else trained now and kept; None if it is ``only_kept`` and is not."""
+    folder = work / f"{variant.name} {seed}"
+    kept = work / f"{folder.name}.json"
+    if kept.exists():
+        said = json.loads(kept.read_text(encoding="utf-8"))
+        return Made(said["figures"], [(share, loss) for share, loss in said["losses"]])
+    if only_kept:
+        return None
+    print(f"{variant.name}, seed {seed}", file=sys.stderr, flush=True)
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was broken off
+    made = train(variant, seed, folder, effort)
+    atomic.write_text(kept, json.dumps(dataclasses.asdict(made)))
+    shutil.rmtree(folder)
+    return made
+
+
 def _scores(file: Path, work: Path, effort: Effort) -> dict[str, float]:
     """What the base model draws with the LoRA at each weight."""
     painter = demo.host_painter(inspect(BASE_MODEL), work, file.stem)
@@ -265,7 +286,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = [variant.name for variant in VARIANTS]
     parser.add_argument("--only", nargs="+", choices=names, metavar="VARIANT", help=f"these alone: {', '.join(names)}")
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds each variant is trained with")
-    parser.add_argument("--work", type=Path, help="where runs are kept; else a temporary folder")
+    parser.add_argument("--work", type=Path, help="where the runs' results are kept; else a temporary folder")
+    parser.add_argument("--kept", action="store_true", help="train nothing, report what is in --work")
     options = parser.parse_args(arguments)
     variants = [v for v in VARIANTS if not options.only or v.name in options.only]
     seeds, effort = options.seeds, FULLY
@@ -279,11 +301,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if why := refused(variant):
                 print(f"{variant.name}: left out. {why}", file=sys.stderr)
                 continue
-            runs = made[variant] = []
-            for seed in range(1, seeds + 1):
-                print(f"{variant.name}, seed {seed}", file=sys.stderr, flush=True)
-                runs.append(train(variant, seed, work / f"{variant.name} {seed}", effort))
-            rows += rows_of(variant, runs, judged=variant.name == "recipe" and effort is FULLY)
+            found = (trained(variant, seed, work, effort, only_kept=options.kept) for seed in range(1, seeds + 1))
+            if runs := [run for run in found if run is not None]:
+                made[variant] = runs
+                rows += rows_of(variant, runs, judged=variant.name == "recipe" and effort is FULLY)
     rows += rows_beside_kohya(made, judged=effort is FULLY)
     return report(rows, options.json)
 
