@@ -44,7 +44,7 @@ def test_a_trainer_works_in_a_session_of_its_own_and_leaves_its_output_in_the_lo
 
 
 def test_windows_gets_a_process_group_and_no_console_window():
-    assert process._detached("win32") == {"creationflags": 0x200 | 0x08000000}
+    assert process.detached("win32") == {"creationflags": 0x200 | 0x08000000}
 
 
 def test_a_trainer_that_does_not_stop_is_ended(jobs, run):

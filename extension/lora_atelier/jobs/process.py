@@ -47,7 +47,7 @@ def start(run: RunDir, command: Sequence[str] | None = None) -> None:
                 stderr=subprocess.STDOUT,
                 cwd=run.path,
                 env=trainer_environment(),
-                **_detached(sys.platform),
+                **detached(sys.platform),
             )
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -62,7 +62,7 @@ def start(run: RunDir, command: Sequence[str] | None = None) -> None:
     _children[run.path] = child
 
 
-def _detached(platform: str) -> dict[str, Any]:
+def detached(platform: str) -> dict[str, Any]:
     # Without its own session or group, Ctrl-C in the webui's console would end the training too.
     if platform == "win32":
         group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0x200)
@@ -79,6 +79,12 @@ def has_exited(run: RunDir) -> bool:
     """Whether we know that the run's process has ended: true only for one that this very process started."""
     child = _children.get(run.path)
     return child is not None and child.poll() is not None
+
+
+def exit_code(run: RunDir) -> int | None:
+    """How the run's process ended, where this very process started it and it has ended: a signal is below 0."""
+    child = _children.get(run.path)
+    return child.poll() if child is not None else None
 
 
 def stop(run: RunDir, *, timeout_s: float = STOP_TIMEOUT_S) -> None:
