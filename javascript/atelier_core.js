@@ -4,7 +4,10 @@
     "use strict";
 
     const PREFIX = "./lora-atelier/v1/";
-    const state = { token: "", lang: "en", dictionary: {}, listeners: [] };
+    const KNOCK_MS = 2000;
+    // Answers of something between us and the program, or of a webui that is just starting: none of ours is bare.
+    const NOT_OURS = new Set([404, 502, 503, 504]);
+    const state = { token: "", lang: "en", dictionary: {}, listeners: [], lost: false, back: [] };
 
     // ---------------------------------------------------------------------------------------------- language
 
@@ -54,7 +57,7 @@
         const headers = { "X-Atelier-Lang": state.lang };
         if (method !== "GET") headers["X-Atelier-Token"] = state.token;
         const options = { method, headers, credentials: "same-origin" };
-        if (body instanceof FormData) options.body = body;
+        if (body instanceof Blob || body instanceof FormData) options.body = body;
         else if (body !== undefined) {
             headers["Content-Type"] = "application/json";
             options.body = JSON.stringify(body);
@@ -63,19 +66,45 @@
         try {
             answer = await fetch(PREFIX + path, options);
         } catch (error) {
-            throw new ApiError(
-                { what: t("The program does not answer."), why: "", todo: t("Start it again; this page then goes on.") },
-                0
-            );
+            throw lost();
         }
         const data = await answer.json().catch(() => ({}));
         if (answer.ok) return data;
+        if (!data.error && NOT_OURS.has(answer.status)) throw lost();
         if (answer.status === 403 && method !== "GET" && !again) {
             // The program was started again since this page was opened: its token is another one now.
             await session();
             return api(method, path, body, true);
         }
         throw new ApiError(data.error || { what: `${answer.status} ${answer.statusText}` }, answer.status);
+    }
+
+    // Nobody answers. From now on it is asked for until it does; then all who want to know are told.
+    function lost() {
+        if (!state.lost) {
+            state.lost = true;
+            window.setTimeout(knock, KNOCK_MS);
+        }
+        const offline = navigator.onLine === false;
+        return new ApiError(
+            offline
+                ? { what: t("This browser has no connection."), why: t("A training goes on without it."), todo: t("This page goes on as soon as there is one again.") }
+                : { what: t("The program does not answer."), why: "", todo: t("Start it again; this page then goes on.") },
+            0
+        );
+    }
+
+    async function knock() {
+        try {
+            await session();
+        } catch (error) {
+            if (!error.status) {
+                window.setTimeout(knock, KNOCK_MS);
+                return;
+            }
+        }
+        state.lost = false;
+        state.back.forEach((listener) => listener());
     }
 
     async function session() {
@@ -207,6 +236,7 @@
         setLanguage,
         PREFIX,
         lang: () => state.lang,
+        onBack: (listener) => state.back.push(listener),
         onLanguage: (listener) => state.listeners.push(listener),
         ready,
         refreshSession: session,

@@ -165,6 +165,7 @@
             translate(page);
             refreshCards();
         });
+        window.atelier.onBack(refreshCards);
         translate(page);
         refreshCards();
     });

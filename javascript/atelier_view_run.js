@@ -82,7 +82,7 @@
             this.part("progress", running, () => running && this.progressParts());
             if (running) this.showProgress();
             this.part("said", [run.status, run.step], () => this.sentence(run));
-            this.part("buttons", [run.status, run.can_resume], () => this.buttons());
+            this.part("buttons", [run.status, run.can_resume, run.remedy], () => this.buttons());
             this.part("best", [run.best, run.status], () => this.best(run));
             this.part("chart", this.chart.losses.length > 1, () => this.chart.losses.length > 1 && el("section", { class: "atelier-card" }, el("h3", { text: t("Loss") }), this.chart.render()));
             if (this.chart.losses.length > 1) this.chart.draw(run.steps);
@@ -180,6 +180,7 @@
                 is("running", "paused") && button(t("Stop"), act("stop"), { id: "atelier_stop", title: t("Keeps its state; the queue goes on.") }),
                 is("queued") && button(t("Take out of the queue"), act("stop"), { id: "atelier_stop" }),
                 run.can_resume && button(is("waiting") ? t("Start") : t("Resume"), act("resume"), { kind: "is-primary", id: "atelier_resume" }),
+                run.can_resume && run.remedy === "less-memory" && button(t("Resume with less memory"), act("less-memory"), { id: "atelier_less_memory", title: t("Changes what costs memory and not what is learned: gradient checkpointing, then smaller batches.") }),
                 is("running") && button(t("Sample now"), act("sample", t("It draws after this step.")), { id: "atelier_sample_now" }),
                 is("running") && button(t("Save now"), act("save", t("It keeps a checkpoint after this step.")), { id: "atelier_save_now" }),
                 this.asked

@@ -36,6 +36,7 @@
                 this.draft.pictures.reload();
                 this.draft.replan(true);
             });
+            window.atelier.onBack(() => this.back());
             this.render();
             this.show();
             this.draft.replan(true);
@@ -82,6 +83,15 @@
             this.pages.queue.refresh().then(() => this.drawHead());
             const top = this.mount.getBoundingClientRect().top;
             if (top < 0) this.mount.scrollIntoView({ block: "start" });
+        }
+
+        // The program answers again, perhaps another one than before: what could not be asked is asked now.
+        async back() {
+            if (this.draft.error) this.draft.replan(true);
+            if (this.run) this.run.poll();
+            await this.pages.queue.refresh();
+            this.drawHead();
+            if (this.page === "queue") this.pages.queue.draw();
         }
 
         async ended() {

@@ -164,6 +164,14 @@ class AlreadyRunningError(JobError):
     """Another run holds the machine, or this run is running already."""
 
 
+class NotEnoughMemoryError(JobError):
+    """A training that needs more memory than there is, or that most probably did."""
+
+
+class DiskFullError(JobError):
+    """A training that found no room for its files."""
+
+
 class TrainerFailedError(JobError):
     """The trainer process ended with an error; ``exit_code`` and ``log_tail`` say how."""
 

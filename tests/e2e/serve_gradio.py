@@ -2,6 +2,9 @@
 scripts and style put into its head as A1111 does, trainings by the trainer of the tests.
 
     python serve_gradio.py PORT DATA_DIR [USER PASSWORD]
+
+A file ``no environment`` in DATA_DIR takes the trainer's environment away as long as it is there, ``no model`` the base
+models.
 """
 
 import sys
@@ -16,9 +19,10 @@ import gradio.routes  # noqa: E402
 from fastapi.staticfiles import StaticFiles  # noqa: E402
 from tests.jobs.fakes import FAKE_TRAINER, write_model_headers  # noqa: E402
 
+from lora_atelier.jobs import environment  # noqa: E402
 from lora_atelier.jobs.service import Jobs  # noqa: E402
 from lora_atelier.loader.catalogue import Catalogue  # noqa: E402
-from lora_atelier.models.detect import inspect  # noqa: E402
+from lora_atelier.models.detect import ModelInfo, inspect  # noqa: E402
 from lora_atelier.ui import tab  # noqa: E402
 from lora_atelier.web.access import Access  # noqa: E402
 from lora_atelier.web.routes import router  # noqa: E402
@@ -26,14 +30,29 @@ from lora_atelier.web.services import Services  # noqa: E402
 from lora_atelier.web.uploads import Uploads  # noqa: E402
 
 
+class SomeJobs(Jobs):
+    """Trainings whose environment can be missing."""
+
+    def require_trainer(self) -> None:
+        if (self.data_dir / "no environment").exists():
+            environment.trainer_python(self.data_dir)
+
+
 def main(port: int, data: Path, login: list[str]) -> None:
     """Serve until the process is ended."""
     model = data / "base"
+    environment._has_everything = lambda: False  # only asked where it is to be missing
+
+    def base_models() -> list[ModelInfo]:
+        if (data / "no model").exists():
+            return []
+        return [inspect(model if model.exists() else write_model_headers(model))]
+
     services = Services(
-        jobs=Jobs(data, command=FAKE_TRAINER),
+        jobs=SomeJobs(data, command=FAKE_TRAINER),
         uploads=Uploads(data / "uploads"),
         catalogue=Catalogue([data / "loras"]),
-        base_models=lambda: [inspect(model if model.exists() else write_model_headers(model))],
+        base_models=base_models,
         access=Access(),
     )
     put_into_head()

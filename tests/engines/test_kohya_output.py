@@ -7,7 +7,14 @@ import re
 import pytest
 
 from lora_atelier.engines.kohya_output import Translator, Wrote, failure
-from lora_atelier.errors import DataError, JobError, ModelError, TrainerFailedError
+from lora_atelier.errors import (
+    DataError,
+    DiskFullError,
+    JobError,
+    ModelError,
+    NotEnoughMemoryError,
+    TrainerFailedError,
+)
 from lora_atelier.events import Preparing, Started, Stepped, Validated
 
 pytestmark = pytest.mark.torchfree
@@ -107,11 +114,15 @@ def test_steps_are_told_of_now_and_then_but_a_loss_that_is_no_number_at_once():
 @pytest.mark.parametrize(
     ("log", "kind", "words"),
     [
-        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", JobError, "not enough memory"),
+        (
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB",
+            NotEnoughMemoryError,
+            "not enough memory",
+        ),
         ("ERROR No data found. Please verify arguments", DataError, "no picture"),
         ("ModuleNotFoundError: No module named 'bitsandbytes'", JobError, "bitsandbytes"),
         ("ModuleNotFoundError: No module named 'lycoris'", JobError, "pip install lycoris-lora"),
-        ("OSError: [Errno 28] No space left on device", JobError, "disk is full"),
+        ("OSError: [Errno 28] No space left on device", DiskFullError, "disk is full"),
         ("RuntimeError: NaN detected in latents: /x/a.png", JobError, "no_half_vae"),
         ("RuntimeError: Error(s) in loading state_dict for UNet2DConditionModel:", ModelError, "can't load this base"),
         ("voluptuous.error.MultipleInvalid: extra keys not allowed @ data['datasets'][0]['x']", JobError, "['x']"),

@@ -12,6 +12,8 @@ from tests.web.conftest import connect, png  # noqa: E402
 
 from lora_atelier import locales  # noqa: E402
 from lora_atelier.config import recipe  # noqa: E402
+from lora_atelier.errors import NotEnoughMemoryError  # noqa: E402
+from lora_atelier.events import Appender, Failed  # noqa: E402
 from lora_atelier.web.job_forms import read_form  # noqa: E402
 
 V1 = "/lora-atelier/v1"
@@ -300,3 +302,29 @@ def test_what_the_memorisation_test_found_is_told_in_the_readers_language(client
     assert found["sentence"] and found["pictures"][0]["name"] == "<b>a.png" and found["safe_weight"] == 0.6
     assert client.get(f"{V1}/runs/{run.id}/memorisation/00.png").status_code == 200
     assert client.get(f"{V1}/runs/{run.id}/memorisation/..%2fjob.toml").status_code == 404
+
+
+def test_a_training_that_ran_out_of_memory_is_resumed_with_less(client, services):
+    run = services.jobs.create(read_form(form(drop(client, "a.png", "b.png")), services))
+    error = NotEnoughMemoryError("There is not enough memory for this training.")
+    run.mark_started()
+    Appender(run.events_path).add(Failed(error=error.to_json()))
+    said = client.get(f"{V1}/runs/{run.id}").json()
+    assert said["status"] == "failed" and said["remedy"] == "less-memory" and said["can_resume"]
+
+    assert client.post(f"{V1}/runs/{run.id}/less-memory").status_code == 200
+
+    assert wait(client, run.id, "finished")["remedy"] == ""
+    assert "gradient_checkpointing = true" in run.config_path.read_text(encoding="utf-8")
+    assert client.post(f"{V1}/runs/{run.id}/less-memory").status_code == 400  # it is finished
+
+
+def test_where_there_is_no_base_model_the_form_says_so(client, services):
+    object.__setattr__(services, "base_models", list)
+
+    plan = client.post(f"{V1}/plan", json=form("", base_model="")).json()
+
+    assert [said["sentence"] for said in plan["problems"] if said["field"] == "base_model"] == [
+        "There is no base model that can be trained."
+    ]
+    assert client.get(f"{V1}/options").json()["defaults"]["base_model"] == ""

@@ -11,7 +11,15 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from ..errors import DataError, ExtensionError, JobError, ModelError, TrainerFailedError
+from ..errors import (
+    DataError,
+    DiskFullError,
+    ExtensionError,
+    JobError,
+    ModelError,
+    NotEnoughMemoryError,
+    TrainerFailedError,
+)
 from ..events import Event, Preparing, Started, Stepped, Validated
 from .kohya_launch import MARK
 
@@ -234,7 +242,7 @@ def _last_error(log: str) -> tuple[str, str]:
 
 
 def _memory(found: re.Match[str]) -> ExtensionError:
-    return JobError(
+    return NotEnoughMemoryError(
         "There is not enough memory for this training.",
         why="{reason}.",
         todo="Choose a smaller batch or resolution, turn gradient checkpointing on, or close other programs.",
@@ -282,7 +290,7 @@ def _latents(found: re.Match[str]) -> ExtensionError:
 
 
 def _disk(found: re.Match[str]) -> ExtensionError:
-    return JobError("The disk is full.", todo="Make room, then press Resume: it goes on from the last state.")
+    return DiskFullError("The disk is full.", todo="Make room, then press Resume: it goes on from the last state.")
 
 
 def _schema(found: re.Match[str]) -> ExtensionError:

@@ -143,6 +143,9 @@ def count_pictures(folder: Path, left_out: frozenset[str] = frozenset()) -> int:
 
 def look_at_model(base_model: Path, notices: list[Notice]) -> ModelInfo | None:
     """What the base model is, or None with the reason noted."""
+    if base_model == Path():  # the host has none, so nothing could be chosen
+        notices.append(Notice(problem("base_model", "There is no base model that can be trained.")))
+        return None
     try:
         return inspect(base_model)
     except ModelError as error:

@@ -427,7 +427,7 @@ class Jobs:
             # What another program takes says nothing about ours.
             if status == "finished" and job.engine == "native":
                 self._learn(run)
-            return describe(run, job, progress, status)
+            return describe(run, job, progress, status, exit_code=process.exit_code(run))
 
     def _learn(self, run: RunDir) -> None:
         mark = run.path / "measured"

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import events
-from ..errors import ExtensionError, Message, TrainerFailedError, message
+from ..errors import ExtensionError
 from . import estimate
+from .died import why_died
 from .run_dir import Job, Progress, RunDir, Status
 
 
@@ -46,8 +47,8 @@ class RunView:
     error: ExtensionError | None = None
 
 
-def describe(run: RunDir, job: Job, progress: Progress, status: Status) -> RunView:
-    """How a run with this job stands, from what its events say."""
+def describe(run: RunDir, job: Job, progress: Progress, status: Status, *, exit_code: int | None = None) -> RunView:
+    """How a run with this job stands, from what its events say; ``exit_code`` is its trainer's, where it is known."""
     started, stepped = progress.get(events.Started), progress.get(events.Stepped)
     finished, failed = progress.get(events.Finished), progress.get(events.Failed)
     preparing, stopped = progress.get(events.Preparing), progress.get(events.Stopped)
@@ -59,7 +60,7 @@ def describe(run: RunDir, job: Job, progress: Progress, status: Status) -> RunVi
     if status == "failed" and failed is not None:
         error = ExtensionError.from_json(failed.error)
     elif status == "died":
-        error = _died(run, progress)
+        error = why_died(run, progress, exit_code)
     stage = _stage(progress) if status == "running" else ""
     counted = preparing if preparing is not None and preparing.stage == stage else None
     return RunView(
@@ -110,20 +111,3 @@ def _stage(progress: Progress) -> str:
 def _result(job: Job, finished: events.Finished) -> Path:
     file = Path(finished.file)
     return file if file.is_absolute() else Path(job.lora_dir) / file
-
-
-def _died(run: RunDir, progress: Progress) -> TrainerFailedError:
-    saved = progress.get(events.Saved)
-    tail = run.log_tail()
-    todo: Message = message("Press Resume to start it again.")
-    step = 0
-    if saved is not None and saved.state:
-        step = saved.step
-        todo = message("Press Resume: it goes on from step {step}.", step=step)
-    return TrainerFailedError(
-        "The training ended without a last word.",
-        why="Its process was ended from outside, or the computer was switched off or ran out of memory.",
-        todo=todo.template,
-        step=step,
-        log_tail=tail,
-    )

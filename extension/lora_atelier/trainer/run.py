@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 import signal
 import sys
@@ -16,11 +17,21 @@ from typing import Any, Protocol
 from .. import config_files
 from ..config import TrainConfig, unsupported
 from ..config_files import load_toml
-from ..errors import AlreadyRunningError, ExtensionError, JobError, Message, message
+from ..errors import (
+    AlreadyRunningError,
+    DiskFullError,
+    ExtensionError,
+    JobError,
+    Message,
+    NotEnoughMemoryError,
+    message,
+)
 from ..events import Appender, Event, Failed, Preparing, Stopped, Warned
 from ..locking import FileLock
 
 FINISHED, FAILED, STOPPED = 0, 1, 3
+# No space left, and no more of a person's share of it; Windows' own number becomes the first of them.
+_NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 @dataclass
@@ -180,6 +191,8 @@ def _unexpected(error: Exception, run_dir: Path) -> ExtensionError:
     text = str(error) or type(error).__name__
     if _is_out_of_memory(error, text):
         return _out_of_memory(error)
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return DiskFullError("The disk is full.", todo="Make room, then press Resume: it goes on from the last state.")
     if isinstance(error, OSError):
         return JobError(
             "The training can't read or write its files.",
@@ -202,7 +215,7 @@ def _is_out_of_memory(error: Exception, text: str) -> bool:
 
 
 def _out_of_memory(error: BaseException) -> ExtensionError:
-    return JobError(
+    return NotEnoughMemoryError(
         "There is not enough memory for this training.",
         why="{reason}.",
         todo="Choose a smaller batch or resolution, turn gradient checkpointing on, or close other programs.",

@@ -15,8 +15,9 @@ from fastapi.responses import FileResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from .. import events, locales
-from ..errors import ExtensionError, HostError, Message
+from ..errors import ExtensionError, HostError, Message, NotEnoughMemoryError
 from ..jobs.estimate import Plan
+from ..jobs.remedies import take_less_memory
 from ..jobs.run_dir import RunDir
 from ..jobs.view import RunView
 from ..rights import memorisation
@@ -99,12 +100,17 @@ def add_runs(api: APIRouter, services: Services) -> None:
         await run_in_threadpool(queue.move, jobs.get(run_id), to if type(to) is int else 0)
         return answer({"queue": [run.id for run in queue.waiting()]})
 
+    def less_memory(run: RunDir) -> None:
+        jobs.require_resumable(run)
+        take_less_memory(run)
+        queue.resume(run)
+
     @api.post("/runs/{run_id}/{verb}")
     def act(run_id: str, verb: str, request: Request) -> Response:
         run = jobs.get(run_id)
         acts = {
             "stop": queue.stop, "pause": queue.pause, "resume": queue.resume, "sample": jobs.ask_sample,
-            "save": jobs.ask_save,
+            "save": jobs.ask_save, "less-memory": less_memory,
         }  # fmt: skip
         if verb not in acts:
             raise RefusedError(404, HostError("There is no such action."))
@@ -174,6 +180,7 @@ def run_json(view: RunView, services: Services, lang: str) -> dict[str, Any]:
         "result": _result_json(view, services),
         "best": _best_json(view),
         "error": error_json(view.error, lang) if view.error else None,
+        "remedy": "less-memory" if isinstance(view.error, NotEnoughMemoryError) else "",
         "can_resume": job is not None and not view.queued and view.status in ("stopped", "failed", "died", "waiting"),
         "paused": view.paused,
     }
