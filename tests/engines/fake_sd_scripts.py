@@ -48,6 +48,13 @@ class Args(types.SimpleNamespace):
 args = Args(**tomllib.load(open(sys.argv[sys.argv.index("--config_file") + 1], "rb")))
 data = tomllib.load(open(args.dataset_config, "rb"))
 behave = os.environ.get("ATELIER_FAKE", "")
+if os.environ.get("ATELIER_FAKE_SEEN"):  # a file that gets the hashes of all pictures that it is given
+    import hashlib
+    folders = [subset["image_dir"] for entry in data["datasets"] for subset in entry["subsets"]]
+    files = [os.path.join(folder, name) for folder in folders for name in sorted(os.listdir(folder))]
+    seen = [hashlib.sha256(open(file, "rb").read()).hexdigest() for file in files if not file.endswith(".txt")]
+    with open(os.environ["ATELIER_FAKE_SEEN"], "a") as file:
+        file.write(json.dumps(seen) + "\\n")
 def save(name, step):
     path = os.path.join(args.output_dir, name)
     print(f"\\nsaving checkpoint: {path}", flush=True)

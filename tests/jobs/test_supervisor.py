@@ -1,5 +1,7 @@
 """Runs on the other engine, with a program that stands for sd-scripts."""
 
+import hashlib
+import json
 import os
 import signal
 
@@ -9,6 +11,7 @@ pytest.importorskip("torch")
 
 from tests.engines import fake_sd_scripts
 from tests.jobs.fakes import draw_pictures, wait_for
+from tests.rights.fixtures import picture, xmp
 
 from lora_atelier import events, locking
 from lora_atelier.adapters import file as adapter_file
@@ -27,6 +30,8 @@ from lora_atelier.engines import sd_scripts
 from lora_atelier.errors import ConfigError
 from lora_atelier.jobs.sd_scripts_sitting import environment
 from lora_atelier.jobs.service import Jobs
+from lora_atelier.rights import scanning
+from lora_atelier.rights.store import Store
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the stand-in's Python is a shell script")
 
@@ -120,6 +125,35 @@ def test_stopping_keeps_the_state_and_going_on_makes_the_steps_that_are_left(job
     assert view.status == "finished", f"{view.error} {run.log_tail()}"
     assert told(run, events.Started)[-1] == events.Started(steps=10, resumed_from=stopped.step, pictures=4)
     assert view.step == 10
+
+
+def test_what_may_not_be_used_never_reaches_it_also_when_it_goes_on(jobs, config, checkout, tmp_path, monkeypatch):
+    folder, seen = tmp_path / "わたしの絵", tmp_path / "seen.jsonl"
+    (folder / "forbidden.png").write_bytes(picture("PNG", xmp("DMI-PROHIBITED"), color="blue", size=(48, 32)))
+    (folder / "gone.png").write_bytes(picture("PNG", color="green", size=(48, 32)))
+    store = Store(jobs.data_dir)
+
+    def withdraw(name):
+        ledger = scanning.scan(folder, sorted(path.name for path in folder.glob("*.png")), store=store)
+        ledger.withdraw([ledger.by_name(name).item_id], by="Ada")
+        scanning.keep(ledger, folder, store)
+
+    withdraw("gone.png")
+    monkeypatch.setenv("ATELIER_FAKE_SEEN", str(seen))
+    monkeypatch.setenv("ATELIER_FAKE_PACE", "0.3")
+    run = start(jobs, config, checkout)
+    while jobs.view(run).step < 2:
+        assert jobs.view(run).status == "running", run.log_tail()
+    jobs.stop(run)
+    wait_for(jobs, run, "stopped", "failed", "died", seconds=60)
+    withdraw("3.png")
+    monkeypatch.setenv("ATELIER_FAKE_PACE", "0.01")
+    jobs.resume(run)
+    assert wait_for(jobs, run, "finished", "failed", "died", seconds=60).status == "finished", run.log_tail()
+
+    hashes = [hashlib.sha256((folder / f"{number}.png").read_bytes()).hexdigest() for number in range(4)]
+    first, second = (json.loads(line) for line in seen.read_text().splitlines())
+    assert (sorted(first), sorted(second)) == (sorted(hashes), sorted(hashes[:3]))
 
 
 def test_a_killed_run_leaves_nobody_training_and_goes_on_from_its_last_state(jobs, config, checkout, monkeypatch):
