@@ -78,3 +78,25 @@ def test_the_memory_is_the_sum_of_its_parts_and_less_is_kept_in_half_precision_a
     assert [each.memory["activations"] for each in sizes] == sorted(
         (each.memory["activations"] for each in sizes), reverse=True
     )
+
+
+def test_the_test_for_pictures_that_come_back_is_in_the_time_as_far_as_there_is_time_for_it(base_model, tmp_path):
+    info, rates = inspect(base_model), Rates(tmp_path / "rates.json")
+
+    def seconds(steps, share):
+        config = recipe(goal="character", family="toy", num_images=20)
+        config = dataclasses.replace(
+            config,
+            schedule=dataclasses.replace(config.schedule, steps=steps),
+            validation=dataclasses.replace(config.validation, memorisation=share),
+        )
+        return estimate(config, info, pictures=20, rates=rates, device="cpu").seconds
+
+    def training_and_test(steps):
+        return seconds(2 * steps, 0.0) - seconds(steps, 0.0), seconds(steps, 0.1) - seconds(steps, 0.0)
+
+    assert training_and_test(2)[1] == 0
+    training, test = training_and_test(1000)
+    assert 0.05 * training < test <= 0.1 * training + 0.1
+    # There are no more pictures to be drawn.
+    assert training_and_test(100_000)[1] == pytest.approx(training_and_test(50_000)[1], abs=0.2)

@@ -1,12 +1,13 @@
 """What a memorisation test says, writes and warns of; the test itself is in tests/trainer/test_memorising.py."""
 
+import dataclasses
 import json
 
 import pytest
 
-from lora_atelier.rights import safe_weight
+from lora_atelier.rights import credentials, memorisation_cost, safe_weight
 from lora_atelier.rights.guard import Near
-from lora_atelier.rights.memorisation import WEIGHTS, Drawn, Report, safest
+from lora_atelier.rights.memorisation import WEIGHTS, Compared, Drawn, Report, TooShort, safest, seconds_of
 
 pytestmark = pytest.mark.torchfree
 
@@ -95,3 +96,49 @@ def test_a_weight_above_the_tested_one_is_warned_of(weight, warns):
 )  # fmt: skip
 def test_what_is_damaged_says_nothing(text):
     assert safe_weight.read({"atelier_rights": text}) is None
+
+
+def short(*names):
+    compared = tuple(Compared(name, 0.5) for name in names)
+    why = TooShort(needed_s=312.4, share_s=8.04, percent=10.0, least_steps=1200)
+    return dataclasses.replace(report(clear=0), compared=compared, too_short=why)
+
+
+def test_a_training_too_short_for_the_test_says_what_it_would_take_and_what_to_do():
+    assert str(short("a.png", "b.png").said) == (
+        "Memorisation: no picture was drawn, as one takes about 312 s and the test has 10.0 % of the training's time, "
+        "8.0 s. Of 2 compared by their loss, “a.png” is remembered best. Train 1200 steps or more, or give the test a "
+        "larger share (atelier_memorisation)."
+    )
+    assert str(short().said).startswith("Memorisation: nothing was tested, as one picture takes about 312 s")
+
+
+def test_a_file_whose_pictures_were_not_drawn_does_not_read_as_one_whose_pictures_did_not_come_back():
+    said = [str(each) for each in credentials.sentences({"memorisation": short("a.png").stamp()})]
+
+    assert "Memorisation: no picture was drawn to see whether it comes back." in said
+    assert not any("came back" in each for each in said)
+
+
+def test_how_long_a_test_took_is_read_from_its_report(tmp_path):
+    assert seconds_of(tmp_path) == 0.0
+    report(0.6).write(tmp_path)
+    assert seconds_of(tmp_path) == 2.0
+
+
+@pytest.mark.parametrize("share_s", [0.0, 10.0, 50.0, 200.0, 400.0, 1e6])
+def test_what_is_foretold_keeps_to_the_share_and_needs_no_more_than_there_are_pictures(share_s):
+    found = memorisation_cost.foretell(share_s, [1.0, 2.0, 1.0, 1.5])
+
+    assert found.seconds <= share_s and found.drawn <= found.compared <= 4
+    expected = {0.0: (0, 0), 10.0: (0, 0), 50.0: (2, 0), 200.0: (1, 1), 400.0: (4, 1), 1e6: (4, 4)}
+    assert (found.compared, found.drawn) == expected[share_s]
+
+
+def test_a_training_of_the_least_steps_has_the_time_for_a_picture():
+    needed = memorisation_cost.COMPARING + memorisation_cost.DRAWING
+
+    steps = memorisation_cost.least_steps(30, 0.1 * 30 * 2, needed)
+
+    assert memorisation_cost.foretell(0.1 * steps * 2, [1.0]).drawn == 1
+    assert memorisation_cost.foretell(0.1 * 0.8 * steps * 2, [1.0]).drawn == 0

@@ -24,7 +24,7 @@ def measured(run_dir):
 
 def test_a_dry_run_says_time_and_memory_of_each_part_and_makes_no_lora(tmp_path, tiny_model_folder, pictures):
     sampling = SamplingConfig(prompts=(PROMPT,))
-    validation = ValidationConfig(split=0.2, every_n_steps=3, memorisation=0.1)
+    validation = ValidationConfig(split=0.2, every_n_steps=3, memorisation=1.0)
     made = make(tmp_path / "run", tiny_model_folder, pictures, sampling=sampling, validation=validation)
 
     assert run(made, dry=True) == FINISHED

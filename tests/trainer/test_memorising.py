@@ -12,8 +12,8 @@ from PIL import Image
 from lora_atelier.adapters import file as adapter_file
 from lora_atelier.config import NetworkConfig, OutputConfig, ScheduleConfig, ValidationConfig
 from lora_atelier.models.layers import target_layers
-from lora_atelier.rights import memorisation, references
-from lora_atelier.trainer import memorising
+from lora_atelier.rights import memorisation, memorisation_cost, references
+from lora_atelier.trainer import examiner
 from lora_atelier.trainer.network import LoraNetwork
 from lora_atelier.trainer.run import FINISHED, run
 
@@ -54,13 +54,19 @@ def stamped(run_dir):
 @pytest.fixture
 def patient(monkeypatch):
     """Examiners with as much time as they need, whatever the training took."""
-    real = memorising.Examiner.__init__
+    allow(monkeypatch, 1000.0)
+    monkeypatch.setattr(examiner, "STEPS", 3)
 
-    def begin(self, *args, seconds, **more):
-        real(self, *args, seconds=1000.0, **more)
 
-    monkeypatch.setattr(memorising.Examiner, "__init__", begin)
-    monkeypatch.setattr(memorising, "_STEPS", 3)
+def allow(monkeypatch, seconds, *, drawing_s=0.0):
+    """Let the test have ``seconds`` in a training of 2 steps that foretells ``drawing_s`` for drawing a picture."""
+    real = examiner.Examiner.__init__
+    pixel_s = drawing_s / (memorisation_cost.DRAWING * 64 * 64)
+
+    def begin(self, *args, allowed, share, **more):
+        real(self, *args, allowed=examiner.Allowed(2, seconds / share, pixel_s), share=share, **more)
+
+    monkeypatch.setattr(examiner.Examiner, "__init__", begin)
 
 
 def test_a_finished_lora_has_its_pictures_beside_it_and_the_tests_numbers_in_it(
@@ -102,7 +108,7 @@ def test_a_picture_that_comes_back_is_first_and_has_the_largest_weight_at_which_
         copies = example.caption == "momo 2" and weight > 0.45
         return [Image.open(pictures / "secret-2.png") if copies else noise] * 4
 
-    monkeypatch.setattr(memorising.Examiner, "_draw", draw)
+    monkeypatch.setattr(examiner.Examiner, "_draw", draw)
     made = make(tmp_path / "run", tiny_model_folder, pictures)
 
     assert run(made) == FINISHED
@@ -118,31 +124,85 @@ def test_a_picture_that_comes_back_is_first_and_has_the_largest_weight_at_which_
     assert any("come back at weight 1" in each for each in warned)
 
 
-def test_the_test_keeps_to_its_share_of_the_training_time(tmp_path, tiny_model_folder, pictures, monkeypatch):
-    """Every piece of work takes a second of a clock of ours; with 5 of them for 4 pictures not all can be drawn."""
-    now = [0.0]
-    monkeypatch.setattr(memorising.time, "monotonic", lambda: now[0])
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock of ours that work alone moves: comparing takes a second, drawing five; both are told what was done."""
+    now, done = [0.0], []
+    monkeypatch.setattr(examiner.time, "monotonic", lambda: now[0])
     noise = Image.fromarray(np.random.RandomState(0).randint(0, 256, (64, 64, 3)).astype(np.uint8))
 
-    def slow(result):
+    def slow(kind, seconds, result):
         def work(*_):
-            now[0] += 1.0
+            now[0] += seconds
+            done.append(kind)
             return result
 
         return work
 
-    monkeypatch.setattr(memorising.Examiner, "_draw", slow([noise] * 4))
-    monkeypatch.setattr(memorising.Examiner, "_gap", slow(0.1))
-    real = memorising.Examiner.__init__
-    monkeypatch.setattr(
-        memorising.Examiner, "__init__", lambda self, *args, seconds, **more: real(self, *args, seconds=5.0, **more)
-    )
+    monkeypatch.setattr(examiner.Examiner, "_draw", slow("draw", 5.0, [noise] * 4))
+    monkeypatch.setattr(examiner.Examiner, "_gap", slow("compare", 1.0, 0.1))
+    return now, done
+
+
+def test_the_test_keeps_to_its_share_of_the_training_time(tmp_path, tiny_model_folder, pictures, monkeypatch, clock):
+    """Comparing and drawing each of 4 pictures would take 24 s."""
+    now, _ = clock
+    allow(monkeypatch, 15.0, drawing_s=5.0)
     made = make(tmp_path / "run", tiny_model_folder, pictures)
 
     assert run(made) == FINISHED
 
-    assert now[0] <= 5.0
+    assert now[0] <= 15.0
     assert 1 <= stamped(made)["memorisation"]["tested"] < 4
+
+
+def test_where_no_picture_can_be_drawn_in_time_they_are_only_compared_and_that_is_said(
+    tmp_path, tiny_model_folder, pictures, monkeypatch, clock
+):
+    now, done = clock
+    allow(monkeypatch, 4.0, drawing_s=10.0)
+    made = make(tmp_path / "run", tiny_model_folder, pictures)
+
+    assert run(made) == FINISHED
+
+    assert "draw" not in done and 1 <= done.count("compare") <= 4 and now[0] <= 4.0
+    said = json.loads((made / memorisation.FILE).read_text(encoding="utf-8"))
+    assert said["tested"] == [] and len(said["compared"]) == done.count("compare")
+    assert stamped(made)["memorisation"].items() >= {"tested": 0, "compared": done.count("compare")}.items()
+    warned = [event.message for event in helpers.told(made, helpers.events.Warned)]
+    (why,) = [each for each in warned if "no picture was drawn" in each["template"]]
+    # Comparing took a second, sixteen passes of it; drawing is 172 of them, and both have the time of the two steps.
+    assert why["values"]["share"] == 4.0 and why["values"]["needed"] == pytest.approx(12, abs=1)
+    assert why["values"]["steps"] == pytest.approx(6, abs=1)
+    assert (made / "loras" / "momo.safetensors").is_file()
+
+
+def test_where_not_even_a_loss_can_be_compared_in_time_nothing_is_done_and_the_models_parts_are_not_read(
+    tmp_path, tiny_model_folder, pictures, monkeypatch, clock
+):
+    now, done = clock
+    allow(monkeypatch, 0.5, drawing_s=20.0)
+    monkeypatch.setattr(examiner, "complete", None)
+    made = make(tmp_path / "run", tiny_model_folder, pictures)
+
+    assert run(made) == FINISHED
+
+    assert done == [] and now[0] == 0
+    warned = [event.message["template"] for event in helpers.told(made, helpers.events.Warned)]
+    assert any("nothing was tested" in each for each in warned)
+
+
+def test_a_forecast_that_was_too_dear_is_corrected_by_what_comparing_took(
+    tmp_path, tiny_model_folder, pictures, monkeypatch, clock
+):
+    """Foretold are 60 s for a picture, of which comparing is a sixteenth of 172 passes; it takes 1 s, drawing 11."""
+    _, done = clock
+    allow(monkeypatch, 30.0, drawing_s=60.0)
+    made = make(tmp_path / "run", tiny_model_folder, pictures)
+
+    assert run(made) == FINISHED
+
+    assert "draw" in done
 
 
 def test_without_a_share_nothing_is_tested_and_the_guard_still_knows_the_pictures(
@@ -162,7 +222,7 @@ def test_a_test_that_fails_is_a_warning_and_the_lora_is_there(
     def fail(self, example, weight):
         raise RuntimeError("out of everything")
 
-    monkeypatch.setattr(memorising.Examiner, "_draw", fail)
+    monkeypatch.setattr(examiner.Examiner, "_draw", fail)
     made = make(tmp_path / "run", tiny_model_folder, pictures)
 
     assert run(made) == FINISHED

@@ -17,6 +17,7 @@ from ..config import TrainConfig
 from ..config.rhythm import Rhythms
 from ..errors import Message, message
 from ..models.detect import ModelInfo
+from ..rights import memorisation_cost
 from . import footprint
 from .footprint import adapter_bytes as adapter_bytes
 from .rates import Rates as Rates
@@ -144,10 +145,11 @@ def estimate(config: TrainConfig, info: ModelInfo, *, pictures: int, rates: Rate
     parts = footprint.memory_parts(config, info, pictures=pictures, device=device)
     file_bytes = adapter_bytes(info, config.network, config.output.precision)
     # Each picture is encoded once before the first step, at about half the cost of a training view.
+    training, encoding = per_view * views, per_view * pictures / 2
     return Plan(
         pictures=pictures,
         steps=config.schedule.steps,
-        seconds=round(overhead + per_view * (views + pictures / 2), 1),
+        seconds=round(overhead + encoding + training + _testing_s(config, training, per_view, pictures), 1),
         memory_bytes=sum(parts.values()),
         file_bytes=file_bytes,
         device=device,
@@ -155,6 +157,13 @@ def estimate(config: TrainConfig, info: ModelInfo, *, pictures: int, rates: Rate
         free_bytes=footprint.free_bytes(device),
         disk_bytes=disk_bytes(config, file_bytes, parts["adapter"] // 2 + parts["optimizer"], parts["caches"]),
     )
+
+
+def _testing_s(config: TrainConfig, training_s: float, per_view: float, pictures: int) -> float:
+    """Seconds of the test for pictures that come back."""
+    passes = memorisation_cost.step_passes(gradient_checkpointing=config.schedule.gradient_checkpointing)
+    share_s = config.validation.memorisation * training_s
+    return memorisation_cost.foretell(share_s, [per_view / passes] * pictures).seconds
 
 
 def disk_bytes(config: TrainConfig, file_bytes: int, state_bytes: int, cache_bytes: int) -> int:

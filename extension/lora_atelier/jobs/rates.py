@@ -11,6 +11,7 @@ from typing import Any
 from .. import atomic, config_files, events
 from ..config import TrainConfig
 from ..errors import ExtensionError
+from ..rights import memorisation
 from .run_dir import Progress, RunDir
 
 SCHEMA = 1
@@ -47,7 +48,8 @@ class Rates:
         key = _key(job.family, pixels_of(config), "cpu" if started.device.startswith("cpu") else "gpu")
         measured = {
             "seconds_per_view": finished.train_seconds / views,
-            "overhead_s": max(0.0, finished.seconds - finished.train_seconds),
+            # The test for pictures that come back is foretold by itself.
+            "overhead_s": max(0.0, finished.seconds - finished.train_seconds - memorisation.seconds_of(run.path)),
         }
         rates = self._read()
         before = rates.get(key, {})

@@ -79,7 +79,9 @@ def sentences(said: Mapping[str, Any] | None) -> list[Message]:
     if isinstance(said.get("credits"), list) and said["credits"]:
         found.append(message("Credits: {names}", names=", ".join(map(str, said["credits"]))))
     memorised = said.get("memorisation")
-    if isinstance(memorised, Mapping):
+    if isinstance(memorised, Mapping) and not _number(memorised, "tested"):
+        found.append(message("Memorisation: no picture was drawn to see whether it comes back."))
+    elif isinstance(memorised, Mapping):
         found.append(
             message(
                 "Memorisation: {hits} of {tested} tested pictures came back, with these prompts and seeds.",

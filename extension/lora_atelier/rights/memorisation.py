@@ -40,8 +40,31 @@ class Drawn:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """One training picture whose loss was compared: ``gap`` is how much the LoRA lowers it."""
+
+    name: str
+    gap: float
+
+
+@dataclass(frozen=True)
+class TooShort:
+    """Why no picture was drawn: drawing one takes ``needed_s`` seconds, and the test's part of the training has
+    ``share_s``, which are ``percent`` of it. A training of ``least_steps`` would have the time."""
+
+    needed_s: float
+    share_s: float
+    percent: float
+    least_steps: int
+
+
+@dataclass(frozen=True)
 class Report:
-    """The test of one LoRA: the pictures that were drawn, of how many; ``silent`` ones can't be compared."""
+    """The test of one LoRA: the pictures that were drawn, of how many; ``silent`` ones can't be compared.
+
+    ``compared`` are those whose loss was looked at, the largest gap first; ``too_short`` says why none was drawn, where
+    that was a question of time.
+    """
 
     tested: tuple[Drawn, ...]
     of: int
@@ -52,6 +75,8 @@ class Report:
     seed: int
     seconds: float
     detector: str = DETECTOR
+    compared: tuple[Compared, ...] = ()
+    too_short: TooShort | None = None
 
     @property
     def hits(self) -> tuple[Drawn, ...]:
@@ -74,6 +99,7 @@ class Report:
             "silent": self.silent,
             "seeds": self.seeds,
             "hits": len(self.hits),
+            "compared": len(self.compared),
             "detector": self.detector,
         }
         if self.safe_weight is not None:
@@ -114,6 +140,8 @@ class Report:
                 tested=len(self.tested),
                 name=self.hits[0].name,
             )
+        if self.too_short is not None:
+            return self._without_drawing(self.too_short)
         if not self.tested:
             return message(
                 "Memorisation: no picture was tested; {silent} of {total} are too plain or too much alike to compare.",
@@ -126,6 +154,42 @@ class Report:
             total=self.of,
             seeds=self.seeds,
         )
+
+    def _without_drawing(self, why: TooShort) -> Message:
+        values = {
+            "needed": _shown_s(why.needed_s),
+            "share": _shown_s(why.share_s),
+            "percent": round(why.percent, 1),
+            "steps": why.least_steps,
+        }
+        if self.compared:
+            return message(
+                "Memorisation: no picture was drawn, as one takes about {needed} s and the test has {percent} % of the "
+                "training's time, {share} s. Of {count} compared by their loss, “{name}” is remembered best. Train "
+                "{steps} steps or more, or give the test a larger share (atelier_memorisation).",
+                **values,
+                count=len(self.compared),
+                name=self.compared[0].name,
+            )
+        return message(
+            "Memorisation: nothing was tested, as one picture takes about {needed} s and the test has {percent} % of "
+            "the training's time, {share} s. Train {steps} steps or more, or give it a larger share "
+            "(atelier_memorisation).",
+            **values,
+        )
+
+
+def seconds_of(run_dir: Path) -> float:
+    """How long the test of a run took; 0 where there was none."""
+    try:
+        return float(json.loads((run_dir / FILE).read_text(encoding="utf-8"))["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+
+
+def _shown_s(seconds: float) -> float:
+    """Seconds as a person reads them: whole ones from ten on."""
+    return round(seconds) if seconds >= 10 else round(seconds, 1)
 
 
 def safest(is_free: Callable[[float], bool | None]) -> float | None:

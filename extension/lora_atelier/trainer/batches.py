@@ -58,6 +58,16 @@ class BatchPlan:
         epoch, index = divmod(number, self.batches_per_epoch)
         return [self._place(i, epoch, number, at) for at, i in enumerate(self._epoch(epoch)[index])]
 
+    def pixels(self, places: Sequence[Place]) -> int:
+        """Pixels of a batch."""
+        width, height = self.sights[places[0].index].bucket
+        return width * height * len(places)
+
+    def mean_pixels(self) -> float:
+        """Pixels of a batch, on average over an epoch."""
+        shown = sum(sight.repeats * sight.bucket[0] * sight.bucket[1] for sight in self.sights)
+        return shown / self.batches_per_epoch
+
     def multiplier(self, number: int) -> float:
         """How often the network counts in batch ``number``."""
         return self.sights[self.batch(number)[0].index].multiplier

@@ -187,6 +187,14 @@ class Loop:
         for said in self.watch.look(seen):
             self.warn(said)
 
+    def pace(self) -> float:
+        """Seconds of a step, by the last ones; 0 before the first."""
+        if not self._seconds:
+            return 0.0
+        # On a graphics card a step is ordered at once and waited for at a later one: only their mean says anything.
+        average = statistics.fmean if self.trainee.device.type == "cuda" else statistics.median
+        return average(self._seconds)
+
     def _reach(self, way: float, steps: int) -> float:
         """How far the weights would come in the whole run at the full learning rate, by ``way`` in ``steps``."""
         group = self.trainee.optimizer.param_groups[0]
@@ -210,9 +218,7 @@ class Loop:
         mean = statistics.fmean(self._losses) if self._losses else 0.0
         self._losses.clear()
         self._reported = time.monotonic()
-        # On a graphics card a step is ordered at once and waited for at a later one: only their mean says anything.
-        average = statistics.fmean if self.trainee.device.type == "cuda" else statistics.median
-        pace = average(self._seconds)
+        pace = self.pace()
         steps = self.config.schedule.steps
         self.report(
             Stepped(

@@ -24,9 +24,11 @@ from .. import atomic, memory
 from ..config import TrainConfig
 from ..errors import JobError
 from ..models import detect
+from ..rights import memorisation_cost
 from . import samples
 from .batches import BatchPlan, Place
 from .checkpoint import Progressed, tensors_of
+from .examiner import is_drawable, pass_seconds
 from .heldout import heldout_loss
 from .pictures import Pictures, plan_of, read_pictures
 from .preparation import Preparation
@@ -41,9 +43,6 @@ _LEAST_S, _MOST_STEPS = 3.0, 30
 # The first steps allocate and choose algorithms; they are not measured.
 _WARM_UP = 2
 _SAMPLE_STEPS = 2
-# Passes through the U-Net, for one picture each, that test one picture (``memorising``): eight timesteps with and
-# without the LoRA, then four seeds of twenty steps with guidance. A step is three of them: forward, and twice backward.
-_TESTED_PASSES = 2 * 8 + 4 * 20 * 2
 # Pictures that are encoded to see how long it takes: the first one takes longer.
 _ENCODED = 2
 
@@ -174,15 +173,9 @@ def _some(config: TrainConfig, pictures: Pictures, missing: Sequence[Any]) -> Pi
     return dataclasses.replace(pictures, train=train, heldout=heldout, warnings=())
 
 
-def _size(plan: BatchPlan, places: Sequence[Place]) -> int:
-    """Pixels of a batch."""
-    width, height = plan.sights[places[0].index].bucket
-    return width * height * len(places)
-
-
 def _largest(plan: BatchPlan) -> list[Place]:
     """The batch of the first epoch that has the most pixels."""
-    return max((plan.batch(number) for number in range(plan.batches_per_epoch)), key=lambda each: _size(plan, each))
+    return max((plan.batch(number) for number in range(plan.batches_per_epoch)), key=plan.pixels)
 
 
 def _encoding_s(encoded: Sequence[float], count: int) -> float:
@@ -228,9 +221,8 @@ class _Measured:
         loop.run(until=until)
         most = peak.end()
         each = statistics.median(b - a for a, b in zip(times[_WARM_UP:], times[_WARM_UP + 1 :], strict=False))
-        plan = plan_of(self._config, self.pictures)
-        sizes = [_size(plan, plan.batch(number)) for number in range(plan.batches_per_epoch)]
-        return each * statistics.fmean(sizes) / _size(own, places) * self._config.schedule.steps, most
+        mean = plan_of(self._config, self.pictures).mean_pixels()
+        return each * mean / own.pixels(places) * self._config.schedule.steps, most
 
     def captions(self) -> int:
         """Different captions of all pictures, and the empty one."""
@@ -275,10 +267,12 @@ class _Measured:
         return sum(map(seconds, prompts)) * times + sum(map(seconds, plain)) * (1 + config.sampling.sample_at_first)
 
     def memorisation(self, training_s: float, step_s: float) -> float:
-        """Seconds of the test for pictures that come back: its share of the training, and one picture in any case."""
-        share = self._config.validation.memorisation
-        views = self._config.schedule.accumulation * max(each.batch_size for each in self._config.data.datasets)
-        return max(share * training_s, _TESTED_PASSES * step_s / (3 * views)) if share else 0.0
+        """Seconds of the test for pictures that come back."""
+        share, pictures = self._config.validation.memorisation, self.pictures
+        pixel_s = pass_seconds(self._config, plan_of(self._config, pictures), step_s)
+        sizes = [pictures.framing(item).bucket for item in pictures.train if not item.is_reg]
+        passes = [pixel_s * width * height for width, height in sizes if is_drawable((width, height))]
+        return memorisation_cost.foretell(share * training_s, passes).seconds
 
     def files(self) -> float:
         """Seconds of all states and checkpoints."""

@@ -19,6 +19,7 @@ from ..rights.store import data_dir_of
 from . import checkpoint
 from .best import Best
 from .checkpoint import Progressed
+from .examiner import Allowed
 from .memorising import Memorised, memorise
 from .metadata import Facts, metadata
 from .pictures import Pictures
@@ -82,12 +83,10 @@ class Results:
             return
         self.this.tell(events.Best(step=best.step, loss=best.loss, file=path.name))
 
-    def memorise(self, examples: Sequence[Example], train_seconds: float, *, best: Best | None) -> None:
+    def memorise(self, examples: Sequence[Example], allowed: Allowed, *, best: Best | None) -> None:
         """Test which pictures the result gives back; the file that is written next says so."""
         file = self._best_file(best) if best is not None else None
-        self.memorised = memorise(
-            self.this, self.trainee, self.pictures, examples, train_seconds=train_seconds, best=file
-        )
+        self.memorised = memorise(self.this, self.trainee, self.pictures, examples, allowed=allowed, best=file)
 
     def finish(self, step: int, *, best: Best | None, kept: int, preview: Path | None) -> tuple[Path, str]:
         """Put the LoRA and its card into the LoRA folder; returns its path and the hash of its tensors.

@@ -21,6 +21,7 @@ from . import checkpoint
 from .best import Best
 from .building import build, require
 from .checkpoint import Progressed
+from .examiner import Allowed, pass_seconds
 from .gallery import Gallery
 from .heldout import validated
 from .loop import Loop
@@ -197,7 +198,7 @@ class Session:
             self._measure()
         self.gallery.show(step, bleed=True)
         best = self.best if self._is_to_end() else None
-        self.results.memorise(self.loop.examples, train_seconds, best=best)
+        self.results.memorise(self.loop.examples, self._test_time(step, train_seconds), best=best)
         path, model_hash = self.results.finish(
             step,
             best=best,
@@ -215,6 +216,11 @@ class Session:
             )
         )
         print(f"Finished: {path}", flush=True)
+
+    def _test_time(self, step: int, train_seconds: float) -> Allowed:
+        """What the memorisation test may take, and how long it takes by the steps of this sitting, if it made some."""
+        pace = self.loop.pace() or train_seconds / max(1, step)
+        return Allowed(step, train_seconds, pass_seconds(self.this.config, self.loop.plan, pace))
 
     def _progress(self) -> Progressed:
         sat = time.monotonic() - self._sat_down
