@@ -1,4 +1,5 @@
 import io
+import random
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,31 @@ def test_pictures_of_one_figure_are_no_duplicates_of_each_other():
     prints = {path.name: look(opened(path)).print for path in sorted((EXAMPLES / "figure").glob("*.png"))}
 
     assert near_duplicates(prints) == {}
+
+
+def noise(seed, side, blur):
+    """A texture of its own: grey noise, soft or not, over one colour."""
+    pixels = random.Random(seed).randbytes(side * side)
+    grey = Image.frombytes("L", (side, side), pixels).filter(ImageFilter.GaussianBlur(blur))
+    return Image.blend(grey.convert("RGB"), Image.new("RGB", grey.size, "peru"), 0.6)
+
+
+@pytest.mark.parametrize("blur", [0, 2, 8])
+@pytest.mark.parametrize("side", [128, 512])
+def test_two_pictures_of_one_noise_are_no_duplicates_and_a_copy_of_one_is(side, blur):
+    one, other = noise(1, side, blur), noise(2, side, blur)
+    copy = saved(one.resize((side * 2 // 3, side * 2 // 3)), quality=60)
+
+    prints = {"one": look(one).print, "other": look(other).print, "copy": look(copy).print}
+
+    assert near_duplicates(prints) == {"copy": "one"}
+
+
+def test_flat_pictures_of_one_colour_are_the_same():
+    prints = {name: look(Image.new("RGB", size, "teal")).print for name, size in {"a": (90, 90), "b": (300, 300)}.items()}
+
+    assert near_duplicates(prints) == {"b": "a"}
+    assert near_duplicates({**prints, "c": look(Image.new("RGB", (90, 90), "olive")).print}) == {"b": "a"}
 
 
 def test_what_is_no_fingerprint_is_like_nothing():
