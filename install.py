@@ -81,7 +81,25 @@ trainer and doctor options:
 
 
 class InstallError(Exception):
-    """Something that a person has to put right; the text says what, why and what to do."""
+    """Something that a person has to put right; the text says what, why and what to do.
+
+    ``reason`` is a word for programs; ``error`` the same as JSON where one of the package's errors stands behind it.
+    """
+
+    def __init__(self, text: str, reason: str = "other", error: Optional[Dict[str, Any]] = None) -> None:
+        super().__init__(text)
+        self.reason = reason
+        self.error = error
+
+
+# Set by a program that reads what we print: lines that begin with this sign are JSON for it.
+REPORTS, SIGN = "LORA_ATELIER_REPORTS", "\x1e"
+
+
+def report(kind: str, **values: Any) -> None:
+    """Tell the program that started us, if it wants to know, beside what is printed for people."""
+    if os.environ.get(REPORTS):
+        print(SIGN + json.dumps(dict(values, kind=kind)), flush=True)
 
 
 def main(arguments: List[str]) -> int:
@@ -99,6 +117,7 @@ def main(arguments: List[str]) -> int:
             given = rest if "--webui" in rest else ["--webui", sys.executable, *rest]
             return run([*newer, str(Path(__file__).resolve()), command, *given], cwd=None)
     if wrong:
+        report("failed", reason="python", text=wrong)
         print(wrong, file=sys.stderr)
         return 1
     # Texts of any language must not end the program on a console that can't show them.
@@ -113,6 +132,7 @@ def main(arguments: List[str]) -> int:
             return for_webuis(arguments)
         return demo(rest) if command == "demo" else test(rest)
     except InstallError as error:
+        report("failed", reason=error.reason, text=str(error), error=error.error)
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -222,9 +242,10 @@ def for_webuis(arguments: List[str]) -> int:
     try:
         return setup_commands.run(arguments, sys.modules[__name__])
     except ExtensionError as error:
-        raise InstallError(spoken(error)) from error
+        raise InstallError(spoken(error), "said", error.to_json()) from error
     except OSError as error:
-        raise InstallError(f"{error}\nAllow writing there or make room on the disk, then try again.") from error
+        text = f"{error}\nAllow writing there or make room on the disk, then try again."
+        raise InstallError(text, "folder") from error
 
 
 def use_package() -> None:
@@ -311,10 +332,13 @@ def install(groups: List[str], webui: Any = None, python: Optional[List[str]] = 
     # Groups that were complete stay so: pip is told of them too, lest it change what they need.
     kept = [group for group, value in read_stamp(VENV).items() if current.get(group) == value]
     groups = kept + [group for group in groups if group not in kept]
+    report("stage", stage="environment")
     own = python is None and has_torch(sys.executable) and sys.prefix == sys.base_prefix
     make_venv(VENV, python or [sys.executable], system_packages=own)
     write_stamp(VENV, {group: current[group] for group in kept})
+    report("stage", stage="torch")
     install_torch(webui)
+    report("stage", stage="packages")
     requirements = [requirement for group in groups for requirement in extras[group]]
     pip(VENV, requirements, "Packages ({})".format(", ".join(groups)))
     pip(VENV, ["--no-deps", *WITHOUT_DEPENDENCIES], "CLIP's word list")
@@ -353,7 +377,7 @@ def torch_choice(python: str, webui: Any = None, reuse: bool = True) -> Any:
     try:
         return setup.choose_torch(found.version if found else sys.version_info[:2], webui, reuse=reuse)
     except ExtensionError as error:
-        raise InstallError(spoken(error)) from error
+        raise InstallError(spoken(error), "said", error.to_json()) from error
 
 
 def install_torch_of(venv: Path, choice: Any, more: Optional[List[str]] = None) -> None:
@@ -413,11 +437,13 @@ def make_venv(venv: Path, python: List[str], system_packages: bool = False) -> N
                 if os.name == "nt"
                 else "Python's venv module is not complete here: type  sudo apt install python{}.{}-venv  and then the "
                 "same command again."
-            ).format(*([" ".join(python)] if os.name == "nt" else sys.version_info[:2]))
+            ).format(*([" ".join(python)] if os.name == "nt" else sys.version_info[:2])),
+            "venv",
         )
     raise InstallError(
         "The folder {} could not be made: {}\nAllow writing there or make room on the disk, then type the same "
-        "command again.".format(venv, said.splitlines()[-1] if said else "no reason given")
+        "command again.".format(venv, said.splitlines()[-1] if said else "no reason given"),
+        "folder",
     )
 
 
@@ -473,28 +499,52 @@ def pip(venv: Path, arguments: List[str], title: str) -> None:
     log_path = venv / "install.log"
     print(f"  {title}", flush=True)
     command = [str(venv_python(venv)), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-    command += ["--progress-bar", "off", *arguments]
     env = bare()
     # Packages that someone installed for their own user must not count as installed here.
     env["PYTHONNOUSERSITE"] = "1"
+    command += ["--progress-bar", "raw" if counts_bytes(venv, env) else "off", *arguments]
     last = []  # type: List[str]
     with log_path.open("a", encoding="utf-8") as log:
         log.write("\n# {} {}\n".format(time.strftime("%Y-%m-%d %H:%M:%S"), " ".join(arguments)))
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env)
         try:
             for line in lines(child):
+                counted = re.match(r"Progress (\d+) of (\d+)$", line)
+                if counted:
+                    report("bytes", done=int(counted.group(1)), total=int(counted.group(2)))
+                    continue
                 log.write(line + "\n")
                 last = ([*last, line])[-200:]
                 said = progress(line)
                 if said:
                     print(f"    {said}", flush=True)
+                    report("item", said=said, unpacking=said.startswith("unpacking"))
             code = child.wait()
         except BaseException:
             child.terminate()
             child.wait()
             raise
     if code != 0:
-        raise InstallError(explain(title, last, log_path))
+        raise InstallError(explain(title, last, log_path), reason_of(last))
+
+
+def counts_bytes(venv: Path, env: Dict[str, str]) -> bool:
+    """Whether somebody wants to know how far a download is and this pip can say it, as those since 24.1 can.
+
+    An older one is replaced where that goes: the largest package takes minutes.
+    """
+    if not os.environ.get(REPORTS):
+        return False
+    pip_itself = [str(venv_python(venv)), "-m", "pip", "--disable-pip-version-check"]
+    for attempt in (1, 2):
+        said = subprocess.run([*pip_itself, "--version"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        found = re.match(r"pip (\d+)\.(\d+)", said.stdout.decode(errors="replace"))
+        if found and (int(found.group(1)), int(found.group(2))) >= (24, 1):
+            return True
+        if attempt == 1:
+            newer = [*pip_itself, "--retries", "1", "install", "--quiet", "pip>=24.1"]
+            subprocess.run(newer, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
+    return False
 
 
 def lines(child: "subprocess.Popen[bytes]") -> Iterator[str]:
@@ -534,19 +584,30 @@ def progress(line: str) -> str:
     return ""
 
 
+def reason_of(last: List[str]) -> str:
+    """Why pip failed, in a word, from its last lines."""
+    text = "\n".join(last)
+    if "No space left" in text or "[Errno 28]" in text:
+        return "disk"
+    if "No matching distribution" in text and "torch" in text:
+        return "no torch"
+    broken = r"NewConnectionError|ConnectTimeout|ReadTimeout|Name or service|getaddrinfo|ProxyError|Max retries"
+    return "network" if re.search(broken, text) else "other"
+
+
 def explain(title: str, last: List[str], log_path: Path) -> str:
     """What to tell a person when pip failed, from its last lines."""
-    text = "\n".join(last)
+    reason = reason_of(last)
     shown = "\n".join("    " + line for line in last[-8:])
-    if "No space left" in text or "[Errno 28]" in text:
+    if reason == "disk":
         todo = "The disk is full: make room (about 3 GB), then type the same command again."
-    elif "No matching distribution" in text and "torch" in text:
+    elif reason == "no torch":
         todo = (
             f"There is no PyTorch for this system ({platform.system()} {platform.machine()}, "
             f"Python {platform.python_version()}): use Python 3.12 on a 64-bit system; "
             "PyTorch has left Macs with Intel processors."
         )
-    elif re.search(r"NewConnectionError|ConnectTimeout|Name or service|getaddrinfo|ProxyError|Max retries", text):
+    elif reason == "network":
         todo = "The packages could not be fetched: check the internet connection (or pip's proxy and index settings), \
 then type the same command again; what has arrived is kept."
     else:

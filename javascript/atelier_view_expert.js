@@ -2,7 +2,7 @@
 (function () {
     "use strict";
 
-    const { t, api, el, link, replace, errorBox, PlanCard, Setting, SettingFiles } = window.atelier;
+    const { t, api, el, link, replace, errorBox, environment, PlanCard, Setting, SettingFiles } = window.atelier;
     const GROUPS = {
         network: () => t("Adapter"),
         optimizer: () => t("Optimizer"),
@@ -40,8 +40,9 @@
                 { class: "atelier-expert" },
                 el("div", { class: "atelier-expert-top" }, this.search(), this.changedOnly(), this.engine(), this.files.element),
                 this.files.said,
-                el("div", { class: "atelier-expert-columns" }, this.index, this.list, el("div", { class: "atelier-side" }, this.plan.element, el("section", { class: "atelier-card" }, this.about, link(t("Change pictures, name and model"), () => this.go("new")))))
+                el("div", { class: "atelier-expert-columns" }, this.index, this.list, el("div", { class: "atelier-side" }, environment.element, this.plan.element, el("section", { class: "atelier-card" }, this.about, link(t("Change pictures, name and model"), () => this.go("new")))))
             );
+            environment.poll();
             this.load();
             return this.element;
         }

@@ -2,7 +2,7 @@
 (function () {
     "use strict";
 
-    const { t, el, link, replace, PlanCard, card, GOALS, WHOSE, QUALITIES } = window.atelier;
+    const { t, el, link, replace, environment, PlanCard, card, GOALS, WHOSE, QUALITIES } = window.atelier;
     const PLACES = new Set(["name", "trigger", "whose", "goal", "quality", "base_model", "pictures"]);
     const PREDICTIONS = { epsilon: () => t("predicts noise"), v_prediction: () => t("predicts velocity (v-prediction)") };
 
@@ -21,8 +21,9 @@
                 "div",
                 { class: "atelier-columns" },
                 el("div", { class: "atelier-main" }, card(1, t("Pictures"), draft.pictures.render(draft.options.paths), this.said("pictures"))),
-                el("div", { class: "atelier-side" }, this.answers(), this.plan.element, el("p", { class: "atelier-hint is-centred" }, t("Everything else can be set too:"), " ", link(t("all settings"), () => this.go("expert"))))
+                el("div", { class: "atelier-side" }, environment.element, this.answers(), this.plan.element, el("p", { class: "atelier-hint is-centred" }, t("Everything else can be set too:"), " ", link(t("all settings"), () => this.go("expert"))))
             );
+            environment.poll();
             this.draw();
             return this.element;
         }

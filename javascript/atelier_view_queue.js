@@ -2,7 +2,7 @@
 (function () {
     "use strict";
 
-    const { t, api, el, button, link, replace, errorBox, duration, badge } = window.atelier;
+    const { t, api, el, button, link, replace, errorBox, duration, badge, environment } = window.atelier;
     const MOST = 100;
 
     class QueuePage {
@@ -44,10 +44,15 @@
                 this.part(t("Now"), going.length ? going.map((run) => this.going(run)) : [el("p", { class: "atelier-hint", text: t("No training is going on.") })]),
                 waiting.length > 0 && this.part(t("Next"), [this.held && el("p", { class: "atelier-note", text: t("A training is paused; these wait until it goes on or is stopped.") }), el("ol", { class: "atelier-runs", id: "atelier_waiting" }, ...waiting.map((run, at) => this.waiting(run, at, waiting.length)))]),
                 rest.length > 0 && this.part(t("Earlier trainings"), [el("ul", { class: "atelier-runs", id: "atelier_runs" }, ...rest.slice(0, MOST).map((run) => this.earlier(run))), rest.length > MOST && el("p", { class: "atelier-hint", text: t("and {count} more", { count: rest.length - MOST }) })]),
-                !this.runs.length && this.nothing()
+                !this.runs.length && this.nothing(),
+                (this.machine = this.machine && this.machine.lang === window.atelier.lang() ? this.machine : this.about())
             );
             const again = focused && document.getElementById(focused);
             if (again && this.element.contains(again)) again.focus();
+        }
+
+        about() {
+            return Object.assign(environment.machine(), { lang: window.atelier.lang() });
         }
 
         part(title, content) {

@@ -54,7 +54,12 @@ def test_the_environment_beside_the_extension_is_used_once_it_is_complete(tmp_pa
     with pytest.raises(JobError, match=r"python install\.py trainer"):
         environment.trainer_python(tmp_path)
 
-    (tmp_path / ".venv" / environment.STAMP).touch()
+    stamp = tmp_path / ".venv" / environment.STAMP
+    stamp.write_text("{}")  # as it is while an installation goes on
+    with pytest.raises(JobError, match="environment is missing"):
+        environment.trainer_python(tmp_path)
+
+    stamp.write_text('{"trainer": "0123"}')
     assert environment.trainer_python(tmp_path) == python
 
 

@@ -123,6 +123,9 @@ class FakeInstaller:
     def spoken(self, said):
         return str(said)
 
+    def report(self, kind, **values):
+        self.calls.append((kind, *values.values())) if kind != "stage" else None
+
 
 def test_the_environment_is_made_with_the_python_that_suits_and_looked_at(tmp_path, monkeypatch, capsys):
     tools = FakeInstaller(tmp_path, monkeypatch, torch("2.13.0+cpu", available=False))

@@ -15,7 +15,7 @@ from typing import Literal
 
 from ..errors import Message, message
 from . import host_torch, machine, setup
-from .environment import STAMP, venv_python
+from .environment import is_complete, venv_python
 from .torch_choice import OLDEST, OLDEST_PYTHON, numbers
 
 Level = Literal["ok", "warning", "problem"]
@@ -81,7 +81,7 @@ def look(
         windows=venv_python(venv).suffix == ".exe",
         exists=venv.exists(),
         python=python.version if python is not None else None,
-        complete=(venv / STAMP).is_file(),
+        complete=is_complete(venv),
         current=current,
         requirements=requirements,
         installed=_installed(packages) if packages is not None else {},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from ..errors import JobError
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGE_PARENT = Path(__file__).resolve().parents[2]
-STAMP = "lora-atelier.json"  # install.py writes it into the environment when all is there
+# ``install.py`` writes into it what of an environment is complete, by group: nothing while it is being made.
+STAMP, _GROUP = "lora-atelier.json", "trainer"
 _NEEDED = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "PIL")
 
 # What webuis leave in the environment for themselves, and what would make the trainer load their packages or call
@@ -57,7 +59,7 @@ def trainer_python(root: Path = ROOT) -> Path:
     Raises JobError, which says what to type, if neither the environment beside the extension nor ours has them.
     """
     own = venv_python(root / ".venv")
-    if own.exists() and (root / ".venv" / STAMP).exists():
+    if own.exists() and is_complete(root / ".venv"):
         return own
     if _has_everything():
         return Path(sys.executable)
@@ -67,6 +69,14 @@ def trainer_python(root: Path = ROOT) -> Path:
         todo="Type  python install.py trainer  once in {folder}, then try again.",
         folder=str(root),
     )
+
+
+def is_complete(venv: Path) -> bool:
+    """Whether the trainer's packages were installed in this environment to their end."""
+    try:
+        return _GROUP in json.loads((venv / STAMP).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _has_everything() -> bool:

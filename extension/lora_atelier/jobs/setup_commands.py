@@ -36,6 +36,7 @@ class Installer(Protocol):
     def is_complete(self, venv: Path, wanted: dict[str, str]) -> bool: ...
     def write_stamp(self, venv: Path, known: dict[str, Any]) -> None: ...
     def spoken(self, said: Any) -> str: ...
+    def report(self, kind: str, **values: Any) -> None: ...
 
 
 def run(arguments: Sequence[str], installer: Any) -> int:
@@ -68,11 +69,13 @@ def trainer(tools: Installer, webui_path: Path | None) -> int:
     # Before anything is downloaded: a driver that is too old for every build is said now.
     choice = setup.choose_torch(python.version, webui)
     installed = tools.install(["trainer"], webui, list(python.command))
+    tools.report("stage", stage="checking")
     seen = setup.look(tools.VENV, webui, choice)
     if not seen.agrees and not installed:
         # The environment was made for the demo, or when the webui's PyTorch or the driver was another.
         print("The environment's PyTorch does not suit this machine as it is now; another one then", flush=True)
         setup.drop_torch(tools.VENV)
+        tools.report("stage", stage="torch")
         tools.install_torch(webui)
         seen = setup.look(tools.VENV, webui, choice)
     try:
@@ -104,6 +107,8 @@ def doctor(tools: Installer, webui_path: Path | None, *, rebuild: bool) -> int:
         sd_scripts=(str(checkout.folder), str(checkout.python or "")) if checkout is not None else ("", ""),
     )
     found = checks.findings(facts)
+    for each in found:
+        tools.report("finding", level=each.level, said=each.said.to_json(), mend=each.mend.to_json())
     print(checks.report(found, tools.spoken))
     return int(checks.worst(found) == "problem")
 

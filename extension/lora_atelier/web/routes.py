@@ -14,6 +14,7 @@ from ..jobs.forms import WHOSE
 from ..models.detect import FAMILY_NAMES
 from .answers import PREFIX, answer, guarded, language
 from .compare_routes import add_checkpoints
+from .environment_routes import add_environment
 from .guard_routes import add_guard
 from .lora_routes import add_loras
 from .picture_routes import add_pictures
@@ -27,6 +28,7 @@ def router(services: Services) -> APIRouter:
     """All routes on ``services``; every one of them asks ``services.access`` first."""
     api = APIRouter(prefix=PREFIX, route_class=guarded(services))
     _add_session(api, services)
+    add_environment(api, services)
     add_pictures(api, services)
     add_settings(api, services)
     add_runs(api, services)

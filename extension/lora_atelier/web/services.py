@@ -12,6 +12,7 @@ from ..jobs.compare import Comparison, Paint
 from ..jobs.queue import OnBusy, Queue
 from ..jobs.run_dir import RunDir
 from ..jobs.service import Jobs
+from ..jobs.trainer_setup import TrainerSetup
 from ..loader.catalogue import Catalogue
 from ..models.detect import ModelInfo
 from ..rights import signals
@@ -26,7 +27,8 @@ class Services:
 
     ``regularisation`` gives pictures that keep what a base model knows, where we have some for it. ``loads`` says how
     much of a LoRA file the host's model takes, and whether that is all; ``refresh_adapters`` makes the host look for
-    new files; ``comparison`` draws checkpoints side by side, where the host lets us draw.
+    new files; ``comparison`` draws checkpoints side by side, where the host lets us draw; ``environment`` makes the
+    trainer's, where that is not this very process's.
     """
 
     jobs: Jobs
@@ -39,6 +41,7 @@ class Services:
     loads: Callable[[Path], tuple[Message, bool]] | None = None
     refresh_adapters: Callable[[], None] = lambda: None
     comparison: Comparison | None = None
+    environment: TrainerSetup | None = None
 
     def __post_init__(self) -> None:
         if self.queue is None:
@@ -78,4 +81,5 @@ def services(
         regularisation=regularisation or (lambda info: None),
         loads=lambda path: loads(path, host),
         refresh_adapters=host.refresh_adapters,
+        environment=TrainerSetup(host.data_dir, for_webui=host.id != "embedded"),
     )
