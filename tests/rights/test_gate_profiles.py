@@ -9,7 +9,7 @@ from tests.rights.fixtures import picture, xmp
 
 from lora_atelier.datasets.items import Item
 from lora_atelier.errors import RightsError
-from lora_atelier.rights import evidence, gate, ledger, merkle, scanning
+from lora_atelier.rights import evidence, gate, ledger, licences, merkle, rollup, scanning
 from lora_atelier.rights.store import Store
 
 pytestmark = pytest.mark.torchfree
@@ -404,3 +404,33 @@ def test_evidence_counts_documents_not_pictures(folder, run_dir, stated, data_di
     stated(lambda one, id_of: one.state({"basis": "written_permission", "evidence": [one_document]}, by="A"))
 
     assert admit(folder, run_dir, "studio").summary()["evidence"] == 1
+
+
+# ------------------------------------------------------------------------------------------------ E6
+
+
+OWN = {"permits": dict.fromkeys(licences.PERMITS, "yes"), "credits": ["Ada"], "sharing": True, "root": "a"}
+
+
+def test_loras_together_permit_what_each_does_and_name_all():
+    other = {"permits": {**OWN["permits"], "commercial_model": "no"}, "credits": ["Ken", "Ada"], "root": "b"}
+
+    said = rollup.joined(OWN, [other])
+
+    assert said["permits"] == {**OWN["permits"], "commercial_model": "no"}
+    assert said["credits"] == ["Ada", "Ken"] and said["made_from"] == [{"root": "b"}] and said["root"] == "a"
+    assert rollup.joined(OWN, []) == OWN
+
+
+@pytest.mark.parametrize("other", [None, {}, {"permits": "all", "credits": 3}, {"permits": {"train": "of course"}}])
+def test_one_that_says_nothing_of_rights_permits_nothing_for_certain(other):
+    said = rollup.joined(OWN, [other])
+
+    assert said["permits"]["train"] == said["permits"]["share_model"] == "unknown"
+    assert said["credits"] == ["Ada"] and said["made_from"] == [{}]
+
+
+def test_what_goes_on_from_an_experiment_is_not_for_sharing_either():
+    said = rollup.joined(OWN, [{**OWN, "sharing": False}])
+
+    assert said["sharing"] is False and said["permits"]["share_model"] == "no"

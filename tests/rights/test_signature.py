@@ -107,23 +107,43 @@ def test_signing_again_after_a_measurement_uses_the_same_key(signed, tmp_path):
     assert signature.key_path(tmp_path / "data").stat().st_mode & 0o077 == 0
 
 
-def test_without_the_package_the_file_is_unsigned_and_it_is_said(lora, tmp_path, monkeypatch):
+TENSORS = [
+    ("b.lora_up", "F16", (4, 4), memoryview(bytes(range(32)))),
+    ("a.lora_down", "F16", (4, 4), memoryview(bytes(range(32, 64)))),
+]
+
+
+def test_a_file_that_is_signed_before_it_is_written_verifies(tmp_path, write_header):
+    pytest.importorskip("cryptography")
+    metadata, unsigned = signature.signed({"atelier_rights": json.dumps(SAID)}, TENSORS, tmp_path / "data")
+    assert unsigned is None
+    shapes, data = ({each[0]: each[at] for each in TENSORS} for at in (2, 3))
+
+    lora = write_header(tmp_path / "momo.safetensors", shapes, metadata, data=data)
+
+    assert signature.verify(lora).state == "signed"
+    assert signature.tensors_digest(lora) == signature.digest_of(TENSORS)
+
+
+def test_without_the_package_a_file_is_unsigned_and_it_is_said(lora, tmp_path, monkeypatch):
     monkeypatch.setattr(signature, "can_sign", lambda: False)
 
-    said = signature.sign_result(lora, tmp_path / "data")
+    metadata, said = signature.signed({"a": "b"}, TENSORS, tmp_path / "data")
 
-    assert "not signed" in str(said) and signature.verify(lora).state == "unsigned"
+    assert metadata == {"a": "b"} and "not signed" in str(said)
+    assert signature.sign(lora, tmp_path / "data").state == "unsigned"
+    assert signature.verify(lora).state == "unsigned"
 
 
 def test_a_broken_key_or_file_ends_nothing(signed, tmp_path):
     signature.key_path(tmp_path / "data").write_bytes(b"junk")
-    assert "not signed" in str(signature.sign_result(signed, tmp_path / "data"))
+    metadata, said = signature.signed({"a": "b"}, TENSORS, tmp_path / "data")
+    assert metadata == {"a": "b"} and "not signed" in str(said)
     assert signature.verify(signed).state == "signed"  # the file stays as it was
 
     signed.write_bytes(signed.read_bytes()[:-1])
     with pytest.raises(AdapterFormatError):
         signature.verify(signed)
-    assert "not signed" in str(signature.sign_result(signed, tmp_path / "data"))
 
 
 # RFC 8032 7.1, tests 1 to 3.

@@ -101,6 +101,12 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     return computed["sshs_model_hash"]
 
 
+def stored(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str, tuple[int, ...], memoryview]]:
+    """Name, dtype and shape of each tensor as ``write`` writes them, and its bytes."""
+    for key, tensor in tensors.items():
+        yield key, NAMES[str(tensor.dtype).removeprefix("torch.")], tuple(tensor.shape), _bytes(tensor)
+
+
 def model_hash(tensors: Mapping[str, Tensor]) -> str:
     """Return the ``sshs_model_hash`` of a file that ``write`` makes of these tensors."""
     return _sha256(_bytes(tensors[key]) for key in _order(tensors))

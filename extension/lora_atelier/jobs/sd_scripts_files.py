@@ -16,7 +16,8 @@ from typing import Any
 
 from .. import __version__, atomic
 from ..config import TrainConfig
-from ..errors import JobError
+from ..errors import JobError, Message
+from ..rights import signature
 from .run_dir import Job, RunDir
 
 _SCHEMA = 1
@@ -102,13 +103,18 @@ def _latest(run: RunDir) -> str:
         return ""
 
 
-def write_adapter(source: Path, target: Path, said: Mapping[str, str], *, stem: str, step: int) -> str:
-    """Write the adapter file that sd-scripts made as ``target``, without what is private in it and with ``said``;
-    returns its hash. Needs torch. Raises AdapterFormatError, OSError."""
+def write_adapter(
+    source: Path, target: Path, said: Mapping[str, str], data_dir: Path, *, step: int
+) -> tuple[str, Message | None]:
+    """Write the adapter file that sd-scripts made as ``target``, without what is private in it and with ``said``, signed
+    with the key in ``data_dir``; returns its hash, and why it is unsigned if it is. Needs torch. Raises
+    AdapterFormatError, OSError."""
     from ..adapters import file as adapter_file
 
     read = adapter_file.read(source)
-    return adapter_file.write(target, read.tensors, {**public(read.metadata, stem=stem, step=step), **said})
+    metadata = {**public(read.metadata, stem=target.stem, step=step), **said}
+    metadata, unsigned = signature.signed(metadata, adapter_file.stored(read.tensors), data_dir)
+    return adapter_file.write(target, read.tensors, metadata), unsigned
 
 
 def public(metadata: Mapping[str, str], *, stem: str, step: int) -> dict[str, str]:

@@ -26,7 +26,7 @@ from ..engines.kohya_output import Translator, Wrote, failure
 from ..errors import AlreadyRunningError, ConfigError, ExtensionError, JobError, Message, message
 from ..events import Appender, Event, Failed, Finished, Preparing, Sampled, Saved, Stopped, Warned
 from ..locking import FileLock
-from ..rights import signature
+from ..rights import credentials, rollup
 from . import estimate, sd_scripts_files
 from .run_dir import Job, RunDir
 from .sd_scripts_data import LaidOut, lay_out
@@ -204,9 +204,11 @@ class Supervisor:
             self._saved = wrote.step
             self.tell(Saved(step=wrote.step, file=name if wrote.checkpoint else "", state=state))
 
-    def _write(self, laid: LaidOut, source: Path, target: Path, step: int) -> str:
-        own = sd_scripts_files.own_metadata(self.config, self.job, laid.admitted.summary())
-        return sd_scripts_files.write_adapter(source, target, own, stem=target.stem, step=step)
+    def _write(self, laid: LaidOut, source: Path, target: Path, step: int) -> tuple[str, Message | None]:
+        start = self.config.network.network_weights
+        rights = rollup.joined(laid.admitted.summary(), credentials.origins([Path(start)] if start else []))
+        own = sd_scripts_files.own_metadata(self.config, self.job, rights)
+        return sd_scripts_files.write_adapter(source, target, own, self._data_dir(), step=step)
 
     def _samples(self, out: Path, step: int) -> None:
         drawn = take_samples(out / "sample", self.run.samples_dir, self.config.sampling.prompts, self.before.step, step)
@@ -228,12 +230,11 @@ class Supervisor:
         if not source.is_file():
             source = self.folder / f"out-{self.before.step:06d}" / f"{self.config.output.name}.safetensors"
         target = fresh_path(Path(self.config.output.folder or self.job.lora_dir), self.config.output.name)
-        model_hash = self._write(laid, source, target, step)
+        model_hash, unsigned = self._write(laid, source, target, step)
         try:
             write_card(target, trigger=self.job.trigger, description="LoRA Atelier", preview=self._preview)
         except OSError as error:
             self.warn(message("The card of the LoRA could not be written: {reason}.", reason=str(error)))
-        unsigned = signature.sign_result(target, self._data_dir())
         if unsigned is not None:
             self.warn(unsigned)
         kept = self.before if self.before.complete else self._kept(step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,17 @@ def read(path: Path) -> dict[str, Any] | None:
             reason=str(error),
         ) from error
     return of_metadata(metadata)
+
+
+def origins(loras: Sequence[Path]) -> list[dict[str, Any] | None]:
+    """What LoRAs say of rights from which another one goes on; None for each that says nothing or can't be read."""
+    found: list[dict[str, Any] | None] = []
+    for path in loras:
+        try:
+            found.append(read(path))
+        except (AdapterFormatError, OSError):
+            found.append(None)
+    return found
 
 
 def of_metadata(metadata: Mapping[str, str]) -> dict[str, Any] | None:
@@ -74,8 +85,19 @@ def sentences(said: Mapping[str, Any] | None) -> list[Message]:
     if isinstance(permits, Mapping):
         answers = ", ".join(f"{name} {permits[name]}" for name in licences.PERMITS if name in permits)
         found.append(message("All pictures together permit: {answers}", answers=answers))
+    made_from = said.get("made_from")
+    if isinstance(made_from, list) and made_from:
+        silent = sum(not each for each in made_from)
+        found.append(
+            message(
+                "It goes on from {count} other LoRAs, whose permits and credits are counted in; {silent} of them say "
+                "nothing of rights.",
+                count=len(made_from),
+                silent=silent,
+            )
+        )
     if said.get("sharing") is False:
-        found.append(message("It was trained as an experiment and is not for sharing."))
+        found.append(message("It, or one that it goes on from, was trained as an experiment and is not for sharing."))
     if isinstance(said.get("credits"), list) and said["credits"]:
         found.append(message("Credits: {names}", names=", ".join(map(str, said["credits"]))))
     memorised = said.get("memorisation")

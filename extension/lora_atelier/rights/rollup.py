@@ -49,6 +49,39 @@ def summary(
     return found
 
 
+def joined(own: Mapping[str, Any], others: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
+    """What a LoRA says that goes on from others; ``own`` as it is where there are none.
+
+    Permits are the intersection, credits the union; one that is not for sharing makes all of it so. None stands for a
+    LoRA that says nothing of rights: it permits nothing for certain.
+    """
+    if not others:
+        return dict(own)
+    each = [own, *(other or {} for other in others)]
+    found = {**own, "permits": licences.intersection(_mapping(said.get("permits")) for said in each)}
+    credits = dict.fromkeys(str(name) for said in each for name in _listed(said.get("credits")))
+    if credits:
+        found["credits"] = list(credits)[:_MOST_CREDITS]
+    if any(said.get("sharing") is False for said in each):
+        found["sharing"] = False
+        found["permits"] = {**found["permits"], "share_model": licences.NO}
+    found["made_from"] = [
+        {name: str(said[name]) for name in ("root", "profile") if said.get(name)} if said else {} for said in others
+    ]
+    return found
+
+
+def _mapping(value: Any) -> Mapping[str, str]:
+    """Permits of a foreign file; what is no answer is unknown."""
+    answers = (licences.YES, licences.NO)
+    given = value if isinstance(value, Mapping) else {}
+    return {str(name): answer for name, answer in given.items() if answer in answers}
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else []
+
+
 def _people(records: Sequence[Record]) -> dict[str, Any]:
     """How many pictures were said to show persons, and the weakest consent of each relation."""
     weakest: dict[str, str] = {}

@@ -11,7 +11,7 @@ import hashlib
 import json
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,8 @@ _PREFIX = "atelier_rights"
 _CONTEXT = "lora-atelier rights v1"
 _PIECE_BYTES = 1 << 20
 
+# A tensor that is to be written: name, dtype and shape as the file will say them, and its bytes.
+Stored = tuple[str, str, Sequence[int], memoryview]
 State = Literal["signed", "unsigned", "broken"]
 
 
@@ -114,17 +116,41 @@ def sign(path: Path, data_dir: Path, changes: Mapping[str, Any] | None = None) -
     if changes:
         said = json.loads(metadata.get(RIGHTS, "{}"))
         metadata[RIGHTS] = json.dumps({**said, **changes}, ensure_ascii=False, sort_keys=True)
-    metadata.pop(KEY, None)
-    metadata.pop(SIGNATURE, None)
+    metadata = _with_signature(metadata, tensors_digest(path), data_dir)
+    _rewrite(path, entries, metadata)
+    return Verdict("signed" if SIGNATURE in metadata else "unsigned", metadata.get(KEY, ""))
+
+
+def signed(
+    metadata: Mapping[str, str], tensors: Iterable[Stored], data_dir: Path
+) -> tuple[dict[str, str], Message | None]:
+    """The metadata of a file that is to be written, signed over it and ``tensors``; None, or why it stays unsigned.
+
+    A file that is signed as it is written is not written twice, and is at no moment there without. Never raises for
+    what can't be signed.
+    """
+    if not can_sign():
+        return dict(metadata), message(
+            "The LoRA is not signed: the package “cryptography” is missing in the trainer's environment. "
+            "Type  python install.py trainer  to add it."
+        )
+    try:
+        return _with_signature(metadata, digest_of(tensors), data_dir), None
+    except RightsError as error:
+        return dict(metadata), message("The LoRA is not signed: {reason}", reason=str(error))
+
+
+def _with_signature(metadata: Mapping[str, str], tensors: str, data_dir: Path) -> dict[str, str]:
+    """``metadata`` with key and signature; without either where the package is missing. Raises RightsError."""
+    said = {name: text for name, text in metadata.items() if name not in (KEY, SIGNATURE)}
     if can_sign():
         from cryptography.hazmat.primitives import serialization
 
         key = _private_key(data_dir)
         public = key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-        metadata[KEY] = public.hex()
-        metadata[SIGNATURE] = key.sign(_payload(metadata, tensors_digest(path))).hex()
-    _rewrite(path, entries, metadata)
-    return Verdict("signed" if SIGNATURE in metadata else "unsigned", metadata.get(KEY, ""))
+        said[KEY] = public.hex()
+        said[SIGNATURE] = key.sign(_payload(said, tensors)).hex()
+    return said
 
 
 def verify(path: Path) -> Verdict:
@@ -168,8 +194,20 @@ def tensors_digest(path: Path) -> str:
                     raise _broken(path, BrokenFileError("the file became shorter while it was read"))
                 inner.update(piece)
                 left -= len(piece)
-            digest.update(canonical.encode([name, info.dtype, list(info.shape), inner.hexdigest()]))
+            digest.update(_line(name, info.dtype, info.shape, inner.hexdigest()))
     return digest.hexdigest()
+
+
+def digest_of(tensors: Iterable[Stored]) -> str:
+    """As ``tensors_digest`` of the file that will hold these tensors."""
+    digest = hashlib.sha256()
+    for name, dtype, shape, data in sorted(tensors, key=lambda each: each[0]):
+        digest.update(_line(name, dtype, shape, hashlib.sha256(data).hexdigest()))
+    return digest.hexdigest()
+
+
+def _line(name: str, dtype: str, shape: Sequence[int], sha256: str) -> bytes:
+    return canonical.encode([name, dtype, list(shape), sha256])
 
 
 def _header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -214,20 +252,4 @@ def _broken(path: Path, error: BrokenFileError) -> AdapterFormatError:
         todo="Download or copy it again.",
         name=path.name,
         reason=str(error),
-    )
-
-
-# ------------------------------------------------------------------------------------------------ after a training
-
-
-def sign_result(path: Path, data_dir: Path) -> Message | None:
-    """Sign a finished LoRA; the sentence to say where it stays unsigned, else None. Never raises for that."""
-    try:
-        if sign(path, data_dir).state == "signed":
-            return None
-    except (RightsError, AdapterFormatError, OSError) as error:
-        return message("The LoRA is not signed: {reason}", reason=str(error))
-    return message(
-        "The LoRA is not signed: the package “cryptography” is missing in the trainer's environment. "
-        "Type  python install.py trainer  to add it."
     )

@@ -68,6 +68,15 @@ class BatchPlan:
         shown = sum(sight.repeats * sight.bucket[0] * sight.bucket[1] for sight in self.sights)
         return shown / self.batches_per_epoch
 
+    def showings(self, batches: int) -> list[int]:
+        """How often each picture is in the first ``batches`` batches."""
+        epochs, rest = divmod(batches, self.batches_per_epoch)
+        counts = [epochs * sight.repeats for sight in self.sights]
+        for members in self._shuffled(epochs)[:rest]:
+            for index in members:
+                counts[index] += 1
+        return counts
+
     def multiplier(self, number: int) -> float:
         """How often the network counts in batch ``number``."""
         return self.sights[self.batch(number)[0].index].multiplier

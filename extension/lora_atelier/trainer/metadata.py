@@ -71,9 +71,9 @@ class Facts:
         batches_per_epoch: int,
         started: float,
         session: int,
-        memorisation: Mapping[str, Any] | None = None,
+        rights: Mapping[str, Any],
     ) -> Facts:
-        """The facts of a run at ``step``, with what the memorisation test said of it if it was tested."""
+        """The facts of a run at ``step``; ``rights`` is what the file says of them."""
         buckets: Counter[tuple[int, int]] = Counter()
         folders: Counter[tuple[int, bool]] = Counter()
         errors = []
@@ -93,7 +93,7 @@ class Facts:
             ratio_error=sum(errors) / max(1, len(errors)),
             started=started,
             session=session,
-            rights={**pictures.admitted.summary(), **({"memorisation": memorisation} if memorisation else {})},
+            rights=rights,
         )
 
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
+from torch import Tensor
 
 from .. import events
 from ..adapters import file as adapter_file
 from ..config.rhythm import Rhythm, outdated
-from ..errors import JobError, message
+from ..errors import JobError, Message, message
 from ..events import Saved
-from ..rights import signature
+from ..rights import credentials, rollup, signature
+from ..rights.showings import Showings
 from ..rights.store import data_dir_of
 from . import checkpoint
+from .batches import BatchPlan
 from .best import Best
 from .checkpoint import Progressed
 from .examiner import Allowed
@@ -36,9 +41,10 @@ class Results:
     this: Run
     trainee: Trainee
     pictures: Pictures
-    batches_per_epoch: int
+    plan: BatchPlan
     rhythm: Rhythm
     memorised: Memorised | None = None
+    _unsigned: Message | None = None
 
     def keep(self, progressed: Progressed) -> bool:
         """Write state and adapter of a step; a full disk is a warning, and the next checkpoint tries again.
@@ -50,6 +56,7 @@ class Results:
             state = checkpoint.save_state(self.this.path / "state", self.trainee, progressed, keep=output.keep_states)
             path = checkpoint.fresh_path(self._checkpoints, f"{output.name}-s{step:06d}")
             self.write_adapter(path, step)
+            self._showings(step).write(self.this.path)
         except OSError as error:
             self.this.warn(
                 message(
@@ -120,9 +127,8 @@ class Results:
             self.this.warn(
                 message("The fingerprints of the pictures could not be written: {reason}.", reason=str(error))
             )
-        unsigned = signature.sign_result(path, data_dir_of(self.this.path))
-        if unsigned is not None:
-            self.this.warn(unsigned)
+        if self._unsigned is not None:
+            self.this.warn(self._unsigned)
         return path, model_hash
 
     def write_adapter(self, path: Path, step: int) -> str:
@@ -130,11 +136,18 @@ class Results:
         dtype = checkpoint.DTYPES[self.this.config.output.precision]
         path.parent.mkdir(parents=True, exist_ok=True)
         with self.trainee.arrived():
-            return adapter_file.write(path, self.trainee.network.tensors(dtype), self._described(path, step))
+            return self._write(path, self.trainee.network.tensors(dtype), step)
 
     def _write_best(self, path: Path, best: Best) -> str | None:
         file = self._best_file(best)
-        return adapter_file.write(path, load_file(file), self._described(path, best.step)) if file else None
+        return self._write(path, load_file(file), best.step) if file else None
+
+    def _write(self, path: Path, tensors: Mapping[str, Tensor], step: int) -> str:
+        """Write an adapter file with what it says of itself, signed: also one on the way may be passed on."""
+        described, self._unsigned = signature.signed(
+            self._described(path, step), adapter_file.stored(tensors), data_dir_of(self.this.path)
+        )
+        return adapter_file.write(path, tensors, described)
 
     def _best_file(self, best: Best) -> Path | None:
         return next(iter(sorted((self.this.path / "best").glob(f"*-s{best.step:06d}.safetensors"))), None)
@@ -142,6 +155,14 @@ class Results:
     @property
     def _checkpoints(self) -> Path:
         return self.this.path / "checkpoints"
+
+    def _showings(self, step: int) -> Showings:
+        """How often each picture was shown in the batches up to ``step``."""
+        shown = self.plan.showings(step * self.this.config.schedule.accumulation)
+        counts = {self.pictures.admitted.sha256(item): 0 for item in self.pictures}
+        for item, count in zip(self.pictures.train, shown, strict=True):
+            counts[self.pictures.admitted.sha256(item)] += count
+        return Showings(step, counts)
 
     def _remove_outdated(self) -> None:
         """Delete the checkpoints that the settings do not want any more; what can't be deleted stays."""
@@ -164,9 +185,21 @@ class Results:
         facts = Facts.of(
             self.pictures,
             step=step,
-            batches_per_epoch=self.batches_per_epoch,
+            batches_per_epoch=self.plan.batches_per_epoch,
             started=job.created,
             session=int(job.created * 1000) % 2**32,
-            memorisation=self.memorised.report.stamp() if self.memorised and self.memorised.report else None,
+            rights=self._rights(),
         )
         return metadata(self.this.config, self.trainee.model.info, facts, stem=path.stem, trigger=job.trigger)
+
+    def _rights(self) -> dict[str, Any]:
+        """What the file says of the rights of its pictures, and of the LoRA that the training went on from."""
+        said = rollup.joined(self.pictures.admitted.summary(), self._origins)
+        if self.memorised is not None and self.memorised.report is not None:
+            said["memorisation"] = self.memorised.report.stamp()
+        return said
+
+    @cached_property
+    def _origins(self) -> list[dict[str, Any] | None]:
+        start = self.this.config.network.network_weights
+        return credentials.origins([Path(start)] if start else [])

@@ -110,7 +110,7 @@ class Session:
             heldout=prepared.heldout[: most or None],
             is_heldout=bool(pictures.heldout),
             rhythms=rhythms,
-            results=Results(this, trainee, pictures, loop.plan.batches_per_epoch, rhythms.checkpoints),
+            results=Results(this, trainee, pictures, loop.plan, rhythms.checkpoints),
             gallery=Gallery(this, trainee, loop.watch),
             settings=settings,
         )
