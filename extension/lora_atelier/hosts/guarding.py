@@ -64,30 +64,42 @@ class Guarding:
 
         Whatever fails is a sentence: the picture is there already.
         """
+        return self.note(self.examine(picture, applied), picture, name, applied)
+
+    def examine(self, picture: Image.Image, applied: Sequence[Applied]) -> Looked:
+        """Compare a picture; ``note`` logs what came of it, once its file has a name."""
         on = having_weight(applied)
         if not on:
             return Looked(None)
         try:
-            return self._look(picture, name, on)
+            finding, errors = self._made_guard().examine(picture, self._used(on))
         except Exception as error:  # the edge: no failure here may cost a picture
-            _log.exception("The guard failed")
-            reason = str(error).rstrip(".") or type(error).__name__
-            return Looked(None, (message("The picture could not be compared or logged: {reason}.", reason=reason),))
+            return Looked(None, (_failed(error),))
+        return Looked(finding, (*errors, *([self._embedder_problem] if self._embedder_problem else [])))
 
-    def _look(self, picture: Image.Image, name: str, on: Sequence[Applied]) -> Looked:
-        guard = self._made_guard()
-        used = [Used(each.name, self._catalogue.find(each.name).path, each.content_hash) for each in on]
-        finding, errors = guard.examine(picture, used)
+    def note(self, looked: Looked, picture: Image.Image, name: str, applied: Sequence[Applied]) -> Looked:
+        """Log what came of a picture, called ``name``; returns it with what failed."""
+        on = having_weight(applied)
+        if not on or looked.finding is None:
+            return looked
+        try:
+            self._log(looked.finding, picture, name, on)
+        except Exception as error:  # the edge, as above
+            return Looked(looked.finding, (*looked.notes, _failed(error)))
+        return looked
+
+    def _log(self, finding: Finding, picture: Image.Image, name: str, on: Sequence[Applied]) -> None:
         pair = ""
         if finding.near is not None and finding.verdict != "nothing found":
-            owner = next(each for each in used if each.name == finding.near.lora)
-            known = guard.known(owner)
+            owner = next(each for each in self._used(on) if each.name == finding.near.lora)
+            known = self._made_guard().known(owner)
             if known is not None:
                 pair = self.log.keep_pair(Path(name).stem, guard_log.pair_of(picture, finding, known))
         loras = [LoraAt(each.name, each.content_hash, each.te, each.unet) for each in on]
         self.log.add(name, finding, loras, pair=pair)
-        notes = [*errors, *([self._embedder_problem] if self._embedder_problem else [])]
-        return Looked(finding, tuple(notes))
+
+    def _used(self, on: Sequence[Applied]) -> list[Used]:
+        return [Used(each.name, self._catalogue.find(each.name).path, each.content_hash) for each in on]
 
     def _made_guard(self) -> Guard:
         if self._guard is None:
@@ -104,3 +116,9 @@ class Guarding:
 def having_weight(applied: Iterable[Applied]) -> list[Applied]:
     """The adapters that change anything."""
     return [each for each in applied if each.te or each.unet]
+
+
+def _failed(error: Exception) -> Note:
+    _log.exception("The guard failed")
+    reason = str(error).rstrip(".") or type(error).__name__
+    return message("The picture could not be compared or logged: {reason}.", reason=reason)

@@ -43,9 +43,11 @@ def make(extra_networks: Any, host: WebuiHost) -> Any:
             if text != self._text:
                 self._text = text
                 forget_conditions(p)
+            host.drawer.hear(notes)
             for note in notes:
                 say(p, locales.sentence(note, host.lang()))
             write_hashes(p, host)
+            host.pictures.begin(p, host.on)
 
         def deactivate(self, p: Any, force: bool = False) -> None:
             """Nothing: webuis call this now and then only, so every activation is a full replacement."""

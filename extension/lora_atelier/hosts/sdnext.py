@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,6 +63,22 @@ class SdNextHost(WebuiHost):
     def patcher(self) -> Patcher:
         """Merged where the weights stay; beside the layers where they are moved about while a picture is made."""
         return _Patcher(self)
+
+    def script_controls(self, gradio: Callable[[], Any]) -> list[Any]:
+        """One that nobody sees: SD.Next calls no script that has none."""
+        control = gradio().Checkbox(value=True, label="LoRA Atelier", visible=False)
+        control.do_not_save_to_config = True
+        return [control]
+
+    def show_comments(self, p: Any, processed: Any) -> None:
+        """SD.Next shows the comments of what was made, and leaves those of the generation where they are."""
+        said = [text for text in getattr(p, "comments", None) or () if text not in processed.comments]
+        processed.comments = "\n".join([*([processed.comments] if processed.comments else []), *said])
+
+    def model_title(self) -> str:
+        """The pipeline knows its checkpoint."""
+        info = getattr(self.pipe(), "sd_checkpoint_info", None)
+        return str(getattr(info, "title", None) or super().model_title())
 
     def builtin_networks(self) -> ModuleType | None:
         """SD.Next's loader has a package of its own."""

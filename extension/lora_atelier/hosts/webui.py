@@ -10,24 +10,27 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
+from PIL import Image
 
 from .. import locales
 from ..errors import AdapterError, ExtensionError, HostError, ModelError, OriginalsLostError, message
 from ..loader.catalogue import Catalogue
 from ..loader.patching import Patcher, WeightPatcher
-from ..loader.session import Embeddings, LoaderSession, LoaderSettings
+from ..loader.session import Applied, Embeddings, LoaderSession, LoaderSettings
 from ..models import detect
 from ..models.detect import ModelInfo
 from ..models.layers import Layer, te_layers
 from ..prompt import NetworkCall
-from .base import Checkpoint, Note
+from .base import Checkpoint, Drawing, Note
+from .drawing import Drawer
+from .pictures import Pictures
 
 # The settings' names in the webui's own configuration.
 LOADER_OPTION = "atelier_loader"
@@ -59,7 +62,9 @@ class WebuiHost:
         self._session = self._new_session()
         self._calls: tuple[NetworkCall, ...] = ()
         self._warnings: list[Note] = []
+        self.drawer = Drawer(self)
         self._released = False
+        self.pictures = Pictures(self)
 
     # --- what differs between webuis
 
@@ -84,6 +89,13 @@ class WebuiHost:
 
     def prepare(self) -> None:
         """Called before our loader writes: the webui's own must have taken its changes back."""
+
+    def script_controls(self, gradio: Callable[[], Any]) -> list[Any]:
+        """The controls that our script must have to be asked at all: none."""
+        return []
+
+    def show_comments(self, p: Any, processed: Any) -> None:
+        """Let the page show what was said of a generation; most webuis do that by themselves."""
 
     def builtin_networks(self) -> ModuleType | None:
         """The module of the webui's own loader, known by its place; None where it is switched off."""
@@ -162,6 +174,10 @@ class WebuiHost:
         if networks is not None:
             networks.list_available_networks()
 
+    def picture(self, asked: Drawing) -> Image.Image:
+        """Draw with the webui's sampler, as its own API does."""
+        return self.drawer.draw(asked)
+
     def warn(self, note: Note) -> None:
         """Say something beside the next picture."""
         self._warnings.append(note)
@@ -235,6 +251,17 @@ class WebuiHost:
     def applied(self) -> list[tuple[str, str]]:
         """Name and content hash of the LoRAs that are on the model."""
         return [(each.name, each.content_hash) for each in self._session.applied]
+
+    @property
+    def on(self) -> Sequence[Applied]:
+        """The LoRAs that are on the model, with their weights."""
+        return self._session.applied
+
+    def model_title(self) -> str:
+        """What the webui calls the checkpoint that it draws with."""
+        info = getattr(self._model, "sd_checkpoint_info", None)
+        title = getattr(info, "name_for_extra", None) or getattr(info, "title", None)
+        return str(title or self.option("sd_model_checkpoint", "") or "Stable Diffusion")
 
     def model_changed(self) -> None:
         """The webui loaded a model or other weights. A refiner is swapped in while a picture is made, without asking

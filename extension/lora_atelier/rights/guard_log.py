@@ -105,13 +105,20 @@ def side_by_side(output: Image.Image, training: Image.Image, name: str, lora: st
     height = max(cell.height for cell in cells)
     size = (2 * _CELL + 3 * _MARGIN, height + 2 * _MARGIN + _LINE)
     made = Image.new("RGB", size, "white")
-    pen, font = ImageDraw.Draw(made), ImageFont.load_default(15)
+    pen, font = ImageDraw.Draw(made), _font()
     titles = ("output", f"training picture {_plain(name)} of {_plain(lora)}")
     for column, (cell, text) in enumerate(zip(cells, titles, strict=True)):
         left = _MARGIN + column * (_CELL + _MARGIN)
         made.paste(cell, (left, _MARGIN + _LINE))
         pen.text((left, _MARGIN), text[:56], fill="black", font=font)
     return made
+
+
+def _font() -> Any:
+    try:
+        return ImageFont.load_default(15)
+    except TypeError:  # Pillow before 10.1, as AUTOMATIC1111's webui has it, knows one size
+        return ImageFont.load_default()
 
 
 def _fitted(picture: Image.Image) -> Image.Image:

@@ -47,12 +47,14 @@ def start() -> None:
     _register(callbacks, "on_app_started", lambda demo, app: _app_started(host, demo, app))
     _register(callbacks, "on_model_loaded", lambda model: host.model_changed())
     _register(callbacks, "on_infotext_pasted", lambda text, params: network.find_pasted(params, host.catalogue))
+    _register(callbacks, "on_before_image_saved", host.pictures.before_saved)
+    _register(callbacks, "on_image_saved", host.pictures.saved)
     _register(callbacks, "on_script_unloaded", lambda: _unloaded(host))
     router.install(import_module("modules.extra_networks"), host)
 
 
 def script() -> type | None:
-    """A script class for the webui to find: it takes the graphics card back before a picture is made."""
+    """A script class for the webui to find: it takes the graphics card back before a picture is made, and sees it."""
     scripts = import_module("modules.scripts")
 
     class LoraAtelierScript(scripts.Script):  # type: ignore[name-defined, misc]
@@ -64,10 +66,26 @@ def script() -> type | None:
         def show(self, is_img2img: bool) -> Any:
             return scripts.AlwaysVisible
 
+        def ui(self, is_img2img: bool) -> Any:
+            host = _state.get("host")
+            return None if host is None else host.script_controls(lambda: import_module("gradio")) or None
+
         def before_process(self, p: Any, *args: Any) -> None:
             host = _state.get("host")
             if host is not None:
                 host.return_gpu()
+
+        def postprocess_image(self, p: Any, pp: Any, *args: Any) -> None:
+            host = _state.get("host")
+            if host is not None:
+                for note in host.pictures.made(p, pp.image):
+                    network.say(p, locales.sentence(note, host.lang()))
+
+        def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
+            host = _state.get("host")
+            if host is not None:
+                host.pictures.finished(p)
+                host.show_comments(p, processed)
 
     return LoraAtelierScript
 
