@@ -69,10 +69,11 @@ class Branch:
         changed = output
         if self._low_rank:
             up, down = matrices.pop(0), matrices.pop(0)
-            changed = changed + self._apply(module, self._apply(module, given, down, first=True), up, first=False)
+            inner = self._apply(module, given, down, first=True)
+            changed = _sum(changed, self._apply(module, inner, up, first=False))
         for dense in matrices:
-            changed = changed + self._apply(module, given, dense, first=True)
-        return changed.to(output.dtype)
+            changed = _sum(changed, self._apply(module, given, dense, first=True))
+        return changed
 
     def _apply(self, module: Any, given: Tensor, matrix: Tensor, *, first: bool) -> Tensor:
         if len(self._shape) == 2:
@@ -81,6 +82,11 @@ class Branch:
             return functional.conv2d(given, matrix[:, :, None, None])
         kernel = matrix.reshape(-1, *self._shape[1:])
         return functional.conv2d(given, kernel, None, module.stride, module.padding, module.dilation)
+
+
+def _sum(output: Tensor, change: Tensor) -> Tensor:
+    """Without gradients in the output's own memory: the layer made it for this call alone."""
+    return (output + change).to(output.dtype) if torch.is_grad_enabled() else output.add_(change)
 
 
 def _readable(layer: str, weight: Any, shape: tuple[int, ...]) -> Tensor:
