@@ -1,5 +1,6 @@
 """A trainer that trains nothing: it does what ``behave`` in its run directory says, with the real lock and events."""
 
+import os
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ def main(run: Path) -> int:
     config = config_files.read(run)
     steps, name = config.schedule.steps, config.output.name
     say(events.Started(steps=steps, pictures=3, resumed_from=3 if (run / "state" / "latest").exists() else 0))
+    (run / "saw").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     (run / "state").mkdir(exist_ok=True)
     (run / "state" / "latest").write_text("step-000003")
     say(events.Saved(step=3, file="", state="step-000003"))

@@ -183,3 +183,129 @@ def test_its_thread_starts_what_waits(jobs, form, queue):
 
     wait_for(jobs, second, "finished")
     queue.end()
+
+
+# ---------------------------------------------------------------------------------------- several cards
+
+
+@pytest.fixture
+def two_cards(tmp_path):
+    return Jobs(tmp_path / "data", command=FAKE_TRAINER, devices=("GPU-b", "GPU-a"))
+
+
+def submit(jobs, queue, form, name):
+    """A run that goes on until it is stopped."""
+    run = behave(jobs.create(change(form, name=name)), "wait")
+    queue.add(run)
+    return run
+
+
+def end(jobs, queue, *runs):
+    for run in runs:
+        queue.stop(run)
+        wait_for(jobs, run, "stopped")
+
+
+def test_with_two_cards_two_runs_go_on_one_on_each_and_the_third_waits(two_cards, form):
+    jobs, queue = two_cards, Queue(two_cards)
+    first, second, third = (submit(jobs, queue, form, name) for name in "abc")
+
+    assert [jobs.view(run).card for run in (first, second)] == ["GPU-b", "GPU-a"]
+    assert named(queue) == ["c"]
+    assert jobs.free_device() is None
+    for run in (first, second):
+        wait_for(jobs, run, "running")
+        while jobs.view(run).step < 3:
+            pass
+    assert (first.path / "saw").read_text() == "GPU-b" and (second.path / "saw").read_text() == "GPU-a"
+
+    end(jobs, queue, first)
+    queue.tick()
+
+    assert jobs.view(third).card == "GPU-b" and named(queue) == []
+    end(jobs, queue, second, third)
+
+
+def test_with_one_card_they_go_on_one_after_the_other(jobs, form):
+    queue = Queue(jobs)
+    first, second = (submit(jobs, queue, form, name) for name in "ab")
+
+    assert named(queue) == ["b"] and jobs.view(first).card == ""
+    end(jobs, queue, first)
+    queue.remove(second)
+
+
+def test_the_host_makes_room_only_for_a_run_on_its_own_card(two_cards, form):
+    told = []
+    jobs = two_cards
+    queue = Queue(jobs, on_busy=told.append)
+    first = submit(jobs, queue, form, "a")
+    queue.tick()
+    assert told == [False]
+
+    second = submit(jobs, queue, form, "b")
+    assert told == [False, True]
+    end(jobs, queue, second)
+    queue.tick()
+    assert told == [False, True, False]
+    end(jobs, queue, first)
+
+
+def test_a_run_that_an_older_version_started_may_have_any_card(two_cards, form):
+    jobs, queue = two_cards, Queue(two_cards)
+    first = submit(jobs, queue, form, "a")
+    wait_for(jobs, first, "running")
+    first.card_path.unlink()
+
+    submit(jobs, queue, form, "b")
+
+    assert named(queue) == ["b"]
+    queue.remove(queue.waiting()[0])
+    end(jobs, queue, first)
+
+
+def test_a_run_waits_for_the_picture_that_is_being_drawn(jobs, form):
+    drawing = [True]
+    queue = Queue(jobs, on_busy=lambda busy: not (busy and drawing))
+    run = submit(jobs, queue, form, "a")
+    assert named(queue) == ["a"] and queue.waits_for_picture
+
+    queue.tick()
+    assert named(queue) == ["a"]
+    drawing.clear()
+    queue.tick()
+
+    assert named(queue) == [] and not queue.waits_for_picture
+    end(jobs, queue, run)
+
+
+def test_a_run_that_was_found_again_is_told_of_until_the_host_has_made_room(jobs, form):
+    """A host that was started again draws its first picture just now: it is asked each second."""
+    run = until_stopped(jobs, form, Queue(jobs))
+    told, drawing = [], [True]
+    later = Queue(Jobs(jobs.data_dir, command=FAKE_TRAINER), on_busy=lambda busy: told.append(busy) or not drawing)
+
+    later.tick()
+    later.tick()
+    drawing.clear()
+    later.tick()
+    later.tick()
+
+    assert told == [True, True, True]
+    end(jobs, later, run)
+    later.tick()
+    assert told == [True, True, True, False]
+
+
+def test_whoever_wants_to_know_is_told_of_each_end(jobs, form):
+    ended = []
+    queue = Queue(jobs, on_end=lambda: ended.append(1))
+    first = submit(jobs, queue, form, "a")
+    queue.tick()
+    assert ended == []
+
+    end(jobs, queue, first)
+    queue.tick()
+    queue.tick()
+
+    assert ended == [1]

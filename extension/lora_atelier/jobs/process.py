@@ -15,6 +15,7 @@ from typing import Any
 
 from .. import engines, locking
 from ..errors import AlreadyRunningError, JobError
+from . import devices
 from .environment import trainer_environment, trainer_python
 from .run_dir import RunDir
 
@@ -23,10 +24,11 @@ STOP_TIMEOUT_S = 30.0
 _children: dict[Path, subprocess.Popen[bytes]] = {}
 
 
-def start(run: RunDir, command: Sequence[str] | None = None) -> None:
+def start(run: RunDir, command: Sequence[str] | None = None, *, device: str = "") -> None:
     """Start the trainer on ``run`` in a process that goes on when this one ends; resuming is the same call.
 
-    ``command`` replaces the interpreter and module (tests). Raises AlreadyRunningError if the run is alive, JobError
+    ``command`` replaces the interpreter and module (tests); ``device`` is the card it is to have, where there are
+    several. Raises AlreadyRunningError if the run is alive, JobError
     if there is no environment or engine for it or the system refuses to start it.
     """
     if locking.is_locked(run.lock_path):
@@ -39,6 +41,7 @@ def start(run: RunDir, command: Sequence[str] | None = None) -> None:
     try:
         run.stop_path.unlink(missing_ok=True)
         run.mark_started()
+        run.set_card(device)
         with run.log_path.open("ab") as log:
             child = subprocess.Popen(
                 argv,
@@ -46,7 +49,7 @@ def start(run: RunDir, command: Sequence[str] | None = None) -> None:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=run.path,
-                env=trainer_environment(),
+                env=devices.environment(trainer_environment(), device),
                 **detached(sys.platform),
             )
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Runs that wait for their turn, one after the other: their order, and the thread that starts the next.
+"""Runs that wait for their turn, one after the other on each card: their order, and the thread that starts the next.
 
 Nothing is remembered here that is not on disk. A waiting run has a file ``queued`` in its directory that holds its
 place; one that was paused has a file ``paused``, and as long as there is one, the queue holds, because whoever pauses
@@ -12,6 +12,7 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from .. import atomic
 from ..errors import ExtensionError, JobError
@@ -24,17 +25,22 @@ from .service import Jobs
 _POLL_S = 1.0
 _log = logging.getLogger(__name__)
 
-# Told whether a training goes on, whenever that changes and at the beginning: the host frees its memory then.
-OnBusy = Callable[[bool], None]
+# Told whether a training goes on where the host draws, whenever that changes and at the beginning: the host frees its
+# memory then. Where it answers False to the question whether one may start, that is asked again a second later.
+OnBusy = Callable[[bool], bool | None]
 
 
 class Queue:
     """The waiting runs of ``jobs``. ``start`` lets a thread see to them; without it ``tick`` does when it is called."""
 
-    def __init__(self, jobs: Jobs, on_busy: OnBusy | None = None) -> None:
+    def __init__(self, jobs: Jobs, on_busy: OnBusy | None = None, on_end: Callable[[], None] | None = None) -> None:
+        """``on_end`` is told whenever a run has ended, whoever started it."""
         self.jobs = jobs
-        self._on_busy = on_busy
+        self._on_busy, self._on_end = on_busy, on_end
         self._busy: bool | None = None
+        self._going: frozenset[Path] = frozenset()
+        # Whether the next run waits for nothing but a picture that is being drawn.
+        self.waits_for_picture = False
         self._driver = FileLock(jobs.data_dir / "queue.lock")
         self._lock = threading.RLock()
         self._wake = threading.Event()
@@ -178,14 +184,21 @@ class Queue:
                     self._start_next()
             except OSError as error:
                 _log.warning("the queue's lock can't be taken: %s", error)
-            self._tell_busy()
+            self._tell()
 
     def _start_next(self, *, loud: bool = False) -> None:
-        waiting = self.waiting()
-        if not waiting or self.jobs.running() is not None or self.is_held():
-            return
-        run = waiting[0]
-        self._tell_busy(True)
+        """Start runs as long as there are cards for them."""
+        self.waits_for_picture = False
+        for run in self.waiting():
+            device = self.jobs.free_device()
+            if device is None or self.is_held():
+                return
+            if device == self.jobs.devices[-1] and not self._make_room():
+                self.waits_for_picture = True
+                return
+            self._start(run, loud=loud)
+
+    def _start(self, run: RunDir, *, loud: bool) -> None:
         try:
             self.jobs.start(run)
         except ExtensionError as error:
@@ -197,10 +210,24 @@ class Queue:
                 Appender(run.events_path).add(Failed(error=error.to_json()))
         self.remove(run)
 
-    def _tell_busy(self, busy: bool | None = None) -> None:
+    def _make_room(self) -> bool:
+        """Let the host make room for a run; returns whether it has."""
+        if self._busy or self._on_busy is None:
+            return True
+        if self._on_busy(True) is False:
+            return False
+        self._busy = True
+        return True
+
+    def _tell(self) -> None:
+        """Tell what has changed since the last time."""
+        running = self.jobs.all_running()
+        going = frozenset(view.run.path for view in running)
+        if self._on_end is not None and self._going - going:
+            self._on_end()
+        self._going = going
         if self._on_busy is None:
             return
-        busy = self.jobs.running() is not None if busy is None else busy
-        if busy != self._busy:
+        busy = bool(running) and any(view.card not in self.jobs.devices[:-1] for view in running)
+        if busy != self._busy and self._on_busy(busy) is not False:
             self._busy = busy
-            self._on_busy(busy)

@@ -148,6 +148,25 @@ class RunDir:
         return self.path / "paused"
 
     @property
+    def card_path(self) -> Path:
+        """Names the graphics card that the run was last given, where there are several."""
+        return self.path / "card"
+
+    def card(self) -> str:
+        """The graphics card that the run was last given; empty where there was nothing to choose from."""
+        try:
+            return self.card_path.read_text(encoding="utf-8").strip()
+        except OSError:
+            return ""
+
+    def set_card(self, device: str) -> None:
+        """Note which card the run is given; none if ``device`` is empty. Raises OSError."""
+        if device:
+            atomic.write_text(self.card_path, f"{device}\n")
+        else:
+            self.card_path.unlink(missing_ok=True)
+
+    @property
     def sample_now_path(self) -> Path:
         """Asks the trainer for samples after this step; it removes the file when it begins with them."""
         return self.path / "sample-now"

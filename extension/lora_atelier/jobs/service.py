@@ -21,6 +21,7 @@ from ..config import GOALS, QUALITIES, TrainConfig, model_problems, notes, to_ko
 from ..engines.base import Asked
 from ..errors import AlreadyRunningError, ConfigError, ExtensionError, JobError, Problem, problem
 from ..models.detect import ModelInfo, inspect
+from . import devices as cards
 from . import estimate, forms, overlay, process
 from .environment import trainer_python
 from .forms import PICTURE_SUFFIXES as PICTURE_SUFFIXES
@@ -49,14 +50,20 @@ class Jobs:
         lora_dir: Path | None = None,
         command: Sequence[str] | None = None,
         on_start: Callable[[RunDir], None] | None = None,
+        devices: Sequence[str] | None = None,
     ) -> None:
-        """``command`` replaces the trainer (tests); ``on_start`` is told of every run whose process was started."""
+        """``command`` replaces the trainer (tests); ``on_start`` is told of every run whose process was started.
+
+        ``devices`` are the cards that runs may have, one run each, that of whoever draws pictures the last; as
+        ``devices.devices`` finds them where they are not given.
+        """
         self.data_dir = data_dir
         self.runs_dir = data_dir / "runs"
         self.lora_dir = lora_dir or data_dir / "loras"
         self.rates = estimate.Rates(data_dir / "rates.json")
         self._command = command
         self._on_start = on_start
+        self._devices = tuple(devices) if devices is not None else None
         self._progress: dict[Path, Progress] = {}
         self._lock = threading.RLock()
 
@@ -294,7 +301,7 @@ class Jobs:
         """Start the trainer on a waiting run. Raises AlreadyRunningError, JobError."""
         with self._lock:
             self._refuse_second(run)
-            process.start(run, self._command)
+            process.start(run, self._command, device=self.free_device() or "")
         if self._on_start is not None:
             self._on_start(run)
 
@@ -315,9 +322,32 @@ class Jobs:
         if self._command is None:
             trainer_python()
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The cards that runs may have, one run each; the last is that of whoever draws pictures."""
+        if self._devices is None:
+            self._devices = cards.devices()
+        return self._devices
+
     def running(self) -> RunView | None:
-        """The run that is going on, if there is one."""
-        return next((view for view in self.list() if view.status == "running"), None)
+        """The run that is going on, if there is one; the newest of several."""
+        return next(iter(self.all_running()), None)
+
+    def all_running(self) -> list[RunView]:
+        """The runs that are going on, at most one on each card."""
+        return [view for view in self.list() if view.status == "running"]
+
+    def on_host_device(self) -> RunView | None:
+        """The run that has the card of whoever draws pictures, if there is one."""
+        others = self.devices[:-1]
+        return next((view for view in self.all_running() if view.card not in others), None)
+
+    def free_device(self) -> str | None:
+        """A card that no run has, or None. A run that nobody gave a card, by an older version, has any."""
+        taken = [view.card for view in self.all_running()]
+        if any(card not in self.devices for card in taken):
+            return None
+        return next((device for device in self.devices if device not in taken), None)
 
     def delete(self, run: RunDir) -> None:
         """Remove a run's directory with its log, samples, states and checkpoints; its LoRA stays. Raises JobError."""
@@ -380,14 +410,17 @@ class Jobs:
         return max(process.STOP_TIMEOUT_S, 3 * stepped.seconds_per_step if stepped else 0.0)
 
     def _refuse_second(self, run: RunDir | None) -> None:
-        for view in self.list():
-            if view.status == "running" and view.job is not None:
+        is_free = self.free_device() is not None
+        for view in self.all_running():
+            if view.job is not None:
                 if run is not None and view.run.path == run.path:
                     raise AlreadyRunningError(
                         "“{name}” is being trained already.",
                         todo="Wait until it ends, or stop it.",
                         name=view.job.name,
                     )
+                if is_free:
+                    continue
                 raise AlreadyRunningError(
                     "Another training is going on: “{name}”, step {step} of {steps}.",
                     todo="Wait until it ends, or stop it; it can be resumed later.",

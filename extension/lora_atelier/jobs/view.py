@@ -21,6 +21,7 @@ class RunView:
     "training"; empty when the run does not run. ``best`` is the adapter file of the step ``best_step``, which has the
     lowest loss on held-out pictures so far; ``is_best_last`` says whether no later one was measured. A run that is
     ``queued`` waits for its turn; one that is ``paused`` was stopped to go on later, and the queue waits for it.
+    ``device`` is what the trainer says it computes on, ``card`` which of several graphics cards it was given.
     """
 
     run: RunDir
@@ -43,6 +44,7 @@ class RunView:
     peak_memory_bytes: int = 0
     seconds_per_step: float | None = None
     device: str = ""
+    card: str = ""
     steps_per_epoch: int = 0
     error: ExtensionError | None = None
 
@@ -84,6 +86,7 @@ def describe(run: RunDir, job: Job, progress: Progress, status: Status, *, exit_
         peak_memory_bytes=stepped.peak_memory_bytes if stepped else 0,
         seconds_per_step=stepped.seconds_per_step if stepped else None,
         device=started.device if started else "",
+        card=run.card() if status == "running" else "",
         steps_per_epoch=started.steps_per_epoch if started else 0,
         error=error,
     )
