@@ -36,6 +36,7 @@
                     ...picture.problems.map((text) => el("p", { class: "atelier-note", text })),
                     twin(pictures, picture),
                     el("label", { class: "atelier-field", for: "atelier_caption" }, el("span", { text: t("Caption") }), written),
+                    pictures.rights && picture.width > 0 && new window.atelier.PictureRights(pictures.rights, picture.name, picture.problems).element,
                     el(
                         "div",
                         { class: "atelier-row" },
@@ -55,7 +56,7 @@
         show();
         shown.element.addEventListener("keydown", (event) => {
             const by = { ArrowLeft: -1, ArrowRight: 1, PageUp: -1, PageDown: 1 }[event.key];
-            if (by && (event.key.startsWith("Page") || event.target.tagName !== "TEXTAREA")) move(by);
+            if (by && (event.key.startsWith("Page") || !["TEXTAREA", "INPUT", "SELECT"].includes(event.target.tagName))) move(by);
         });
     }
 

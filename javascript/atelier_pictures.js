@@ -6,6 +6,7 @@
     const TOGETHER = 2; // uploads at a time
     const PER_UPLOAD = 8; // files in one
     const PAGE = 60; // thumbnails asked for at a time
+    const RIGHTS = "rights-"; // before a rule, where only the pictures that it leaves out are shown
     const ACCEPT = "image/*,.txt,.caption,.zip";
     // What pictures can have wrong with them: in words, and whether leaving them out helps.
     const KINDS = {
@@ -155,7 +156,10 @@
         }
 
         async load(from, count) {
-            const said = await api("GET", `uploads/${this.upload}?from=${from}&count=${count || PAGE}&side=${this.side}&only=${this.only}`);
+            const part = `from=${from}&count=${count || PAGE}&side=${this.side}`;
+            // What is left out for its rights is known to those; everything else to the folder.
+            const rule = this.only.startsWith(RIGHTS) && this.only.slice(RIGHTS.length);
+            const said = await api("GET", rule ? `${this.rights.base}/rules/${rule}?whose=${this.rights.whose}&${part}` : `uploads/${this.upload}?${part}&only=${this.only}`);
             this.shownTotal = said.total;
             if (!this.only) this.total = said.total;
             Object.assign(this, { counts: said.counts, leftOut: said.left_out, looked: said.looked, folder: said.folder });
@@ -240,9 +244,11 @@
                 this.problems.length > 5 && el("div", { class: "atelier-note", text: t("… and {count} more files.", { count: this.problems.length - 5 }) }),
                 this.total > 0 && el("div", { class: "atelier-count", id: "atelier_count", text: this.summary() }),
                 this.remedies(),
+                this.only.startsWith(RIGHTS) && el("p", { class: "atelier-hint" }, t("Only those that are left out for their rights are shown."), " ", link(t("Show all"), () => this.showOnly(this.only))),
                 this.leftOut.length > 0 && this.leftOutLine()
             );
             replace(this.grid, ...this.shown.map((picture, at) => this.tile(picture, at)));
+            this.drawMarks();
             const left = (this.shownTotal || 0) - this.shown.length;
             replace(this.more, left > 0 && el("button", { type: "button", class: "atelier-button", onclick: () => this.working("", () => this.load(this.shown.length)), text: t("Show more ({count} left)", { count: left }) }));
         }
@@ -250,6 +256,12 @@
         summary() {
             const count = this.total === 1 ? t("1 picture") : t("{count} pictures", { count: this.total });
             return this.looked < this.total ? `${count} · ${t("looked at {count} so far", { count: this.looked })}` : count;
+        }
+
+        // Those of one kind alone, or all again where they are what is shown.
+        showOnly(kind) {
+            this.only = this.only === kind ? "" : kind;
+            return this.working("", () => this.load(0));
         }
 
         remedies() {
@@ -261,10 +273,7 @@
                 ...found.map((kind) => {
                     const [words, helps] = KINDS[kind];
                     const only = this.only === kind;
-                    const show = () => {
-                        this.only = only ? "" : kind;
-                        this.working("", () => this.load(0));
-                    };
+                    const show = () => this.showOnly(kind);
                     return el(
                         "li",
                         { class: only ? "is-chosen" : "" },
@@ -280,6 +289,20 @@
             return el("p", { class: "atelier-hint", id: "atelier_left_out" }, t("{count} left out", { count: this.leftOut.length }), " · ", link(t("Take them back"), back));
         }
 
+        // What rights say of each picture comes later than the pictures, and changes: the tiles stay where they are.
+        drawMarks() {
+            if (!this.grid || !this.rights) return;
+            [...this.grid.children].forEach((tile, at) => {
+                const picture = this.shown[at];
+                const mark = picture && this.rights.mark(picture.name);
+                const place = tile.querySelector(".atelier-tile-rights");
+                place.textContent = mark ? mark.text : "";
+                place.className = `atelier-tile-rights ${mark ? mark.kind : ""}`;
+                place.hidden = !mark || !mark.text;
+                tile.classList.toggle("is-used", Boolean(picture) && this.rights.isOverridden(picture.name));
+            });
+        }
+
         tile(picture, at) {
             const said = picture.problems.join(" ");
             const open = () => window.atelier.pictureDialog(this, at);
@@ -289,7 +312,7 @@
             return el(
                 "figure",
                 { class: `atelier-tile${kindOf(picture)}` },
-                el("button", { type: "button", class: "atelier-tile-open", onclick: open, "aria-label": [picture.name, picture.caption, said].filter(Boolean).join(". "), title: [picture.name, picture.caption, said].filter(Boolean).join("\n") }, shown),
+                el("button", { type: "button", class: "atelier-tile-open", onclick: open, "aria-label": [picture.name, picture.caption, said].filter(Boolean).join(". "), title: [picture.name, picture.caption, said].filter(Boolean).join("\n") }, shown, el("span", { class: "atelier-tile-rights", hidden: true })),
                 said && el("span", { class: "atelier-badge", "aria-hidden": "true", text: picture.refused ? "⊘" : "!" }),
                 el("button", { type: "button", class: "atelier-remove", "aria-label": t("Leave out {name}", { name: picture.name }), onclick: () => this.leaveOut({ names: [picture.name] }), text: "×" }),
                 el("figcaption", { text: said || picture.caption || picture.name })

@@ -10,10 +10,12 @@
             this.draft = draft;
             this.onrun = onrun;
             this.sentence = el("p", { class: "atelier-plan", id: "atelier_plan", "aria-live": "polite" });
+            this.memory = new window.atelier.MemoryPlan(draft);
+            this.rights = new window.atelier.RightsSummary(draft.rights);
             this.facts = el("ul", { class: "atelier-facts" });
             this.notes = el("div", { class: "atelier-notes" });
             this.button = el("button", { type: "button", class: "atelier-button is-primary is-large", id: "atelier_train", onclick: () => this.train(), text: t("Train") });
-            this.element = el("section", { class: "atelier-card atelier-plan-card" }, heading(t("Plan"), number), this.sentence, this.facts, this.notes, this.button);
+            this.element = el("section", { class: "atelier-card atelier-plan-card" }, heading(t("Plan"), number), this.sentence, this.facts, this.memory.element, this.rights.element, this.notes, this.button);
         }
 
         // ``places``: fields that have a place of their own to be complained about.
@@ -24,9 +26,11 @@
             this.sentence.classList.toggle("is-quiet", !(plan && plan.sentence));
             this.button.disabled = draft.pictures.busy > 0 || this.busy;
             const count = Object.keys(draft.changes).length;
-            const summary = [plan && plan.memory, plan && plan.sentence && t("It will be called “{name}”, and “{trigger}” calls it in a prompt.", { name: plan.name, trigger: draft.form.trigger || plan.suggested.trigger })];
+            const summary = [plan && plan.sentence && t("It will be called “{name}”, and “{trigger}” calls it in a prompt.", { name: plan.name, trigger: draft.form.trigger || plan.suggested.trigger })];
             if (count) summary.push(count === 1 ? t("1 setting differs from the recipe.") : t("{count} settings differ from the recipe.", { count }));
-            replace(this.facts, ...summary.filter(Boolean).map((text, at) => el("li", { class: !at && plan && plan.fits === false ? "is-problem" : "", text })));
+            replace(this.facts, ...summary.filter(Boolean).map((text) => el("li", { text })));
+            this.memory.draw();
+            this.rights.draw();
             const rest = draft.problems().filter((problem) => !places.has(problem.field));
             replace(
                 this.notes,

@@ -10,6 +10,7 @@
         constructor() {
             this.form = { name: "", trigger: "", goal: "character", whose: "", quality: "good", base_model: "", engine: "native", checkout: "" };
             this.changes = {};
+            this.taken = null;
             this.touched = {};
             this.pressed = false;
             this.options = null;
@@ -19,6 +20,8 @@
             this.listeners = [];
             this.planned = 0;
             this.pictures = new Pictures(() => this.picturesChanged());
+            this.rights = new window.atelier.Rights(this);
+            this.pictures.rights = this.rights;
         }
 
         // Called back whenever the plan, or whether there can be one, has changed.
@@ -51,6 +54,7 @@
             this.changes = kept.changes || {};
             this.pictures.side = (this.model() || {}).side || 0;
             if (kept.upload) await this.pictures.again(kept.upload);
+            this.rights.follow();
         }
 
         keep() {
@@ -64,9 +68,11 @@
             this.form = { ...this.form, ...this.options.defaults, base_model, engine, checkout };
             this.touched = {};
             this.changes = {};
+            this.taken = null;
             this.pressed = false;
             this.plan = null;
             this.pictures.clear();
+            this.rights.follow();
             this.keep();
         }
 
@@ -85,12 +91,27 @@
             this.form[field] = value;
             this.touched[field] = true;
             if (field === "base_model") this.followModel();
+            if (field === "whose") this.rights.follow();
             this.replan();
         }
 
         change(place, value) {
+            this.taken = null;
             this.changes = { ...this.changes, [place]: value };
             this.replan();
+        }
+
+        // Several settings at once, so that it fits; undone together, as long as nothing else was changed of them.
+        take(changes) {
+            this.taken = { before: this.changes, changes };
+            this.changes = { ...this.changes, ...changes };
+            this.replan(true);
+        }
+
+        takeBack() {
+            this.changes = this.taken.before;
+            this.taken = null;
+            this.replan(true);
         }
 
         undo(place) {
@@ -105,7 +126,9 @@
 
         picturesChanged() {
             this.tell();
-            if (!this.pictures.busy) this.replan();
+            if (this.pictures.busy) return;
+            this.rights.follow();
+            this.replan();
         }
 
         replan(at_once) {
@@ -138,12 +161,21 @@
             });
         }
 
+        // Nothing would be left to learn from: said before a training is made that ends at once.
+        refused() {
+            const group = this.rights.stands();
+            return group && { what: t("None of the pictures would be used."), why: group.why, todo: "" };
+        }
+
         // The run that was made, or null if something has to be put right first.
         async train() {
             this.pressed = true;
             window.clearTimeout(this.timer);
             const plan = await this.askPlan();
             if (!plan || this.error || plan.problems.some((problem) => problem.blocking)) return null;
+            const said = this.refused();
+            if (said) throw Object.assign(new Error(said.what), { said });
+            await api("DELETE", "measure").catch(() => null); // the training needs the machine
             const { run } = await api("POST", "runs", { form: this.asked() });
             this.clear();
             return run;
@@ -160,7 +192,7 @@
         permission: () => t("I have permission"),
         "open-licence": () => t("They have an open licence"),
         experiment: () => t("An experiment, not for sharing"),
-        studio: () => t("A studio's, with documents for each"),
+        studio: () => t("A studio's, with documents"),
     };
     const QUALITIES = {
         draft: () => [t("Draft"), t("quick, to see whether it works")],

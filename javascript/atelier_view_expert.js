@@ -39,6 +39,7 @@
                 "div",
                 { class: "atelier-expert" },
                 el("div", { class: "atelier-expert-top" }, this.search(), this.changedOnly(), this.engine(), this.files.element),
+                this.checkout(),
                 this.files.said,
                 el("div", { class: "atelier-expert-columns" }, this.index, this.list, el("div", { class: "atelier-side" }, environment.element, this.plan.element, el("section", { class: "atelier-card" }, this.about, link(t("Change pictures, name and model"), () => this.go("new")))))
             );
@@ -72,6 +73,28 @@
             return choice;
         }
 
+        // Where kohya's program is, and what it lacks; only while it is chosen.
+        checkout() {
+            const { draft } = this;
+            this.lacks = el("div", { class: "atelier-notes", role: "status" });
+            const folder = el("input", { type: "text", class: "atelier-input", id: "atelier_checkout", autocomplete: "off", spellcheck: "false", value: draft.form.checkout, placeholder: t("the folder that it was cloned into; empty: the one that install.py fetched") });
+            folder.addEventListener("input", () => draft.set("checkout", folder.value.trim()));
+            const place = draft.options.paths
+                ? el("label", { class: "atelier-field", for: "atelier_checkout" }, el("span", { text: t("Folder of sd-scripts") }), folder)
+                : el("p", { class: "atelier-hint", text: t("Its folder can't be named from here, as this page may be open to others. The one that install.py fetched is used, or the one in LORA_ATELIER_SD_SCRIPTS.") });
+            this.engineCard = el("section", { class: "atelier-card", id: "atelier_engine_card", hidden: true }, place, this.lacks);
+            return this.engineCard;
+        }
+
+        drawCheckout(problems) {
+            const kohya = this.draft.form.engine === "sd-scripts";
+            this.engineCard.hidden = !kohya;
+            if (!kohya) return;
+            const own = problems.filter((problem) => problem.field === "engine");
+            const known = this.draft.plan && !this.draft.error;
+            replace(this.lacks, ...own.map((problem) => el("p", { class: "atelier-note is-problem", text: problem.sentence })), known && !own.length && el("p", { class: "is-good", text: t("It is there, with its environment.") }));
+        }
+
         async load() {
             try {
                 const [said] = await Promise.all([api("GET", "settings"), this.files.start()]);
@@ -101,8 +124,9 @@
         draw() {
             if (!this.element || !this.element.isConnected) return;
             const { plan, form } = this.draft;
-            const shown = new Set((this.settings || []).map((setting) => setting.field.place));
+            const shown = new Set(["engine", ...(this.settings || []).map((setting) => setting.field.place)]);
             this.plan.draw(shown);
+            this.drawCheckout((plan && plan.problems) || []);
             const model = this.draft.model();
             this.about.textContent = [plan && plan.name, plan && plan.pictures === 1 ? t("1 picture") : t("{count} pictures", { count: (plan && plan.pictures) || 0 }), model && model.title, form.trigger || (plan && plan.suggested.trigger)].filter(Boolean).join(" · ");
             if (!plan || !plan.settings || !this.settings) return;

@@ -73,7 +73,8 @@ def test_two_pictures_of_one_noise_are_no_duplicates_and_a_copy_of_one_is(side, 
 
 
 def test_flat_pictures_of_one_colour_are_the_same():
-    prints = {name: look(Image.new("RGB", size, "teal")).print for name, size in {"a": (90, 90), "b": (300, 300)}.items()}
+    sizes = {"a": (90, 90), "b": (300, 300)}
+    prints = {name: look(Image.new("RGB", size, "teal")).print for name, size in sizes.items()}
 
     assert near_duplicates(prints) == {"b": "a"}
     assert near_duplicates({**prints, "c": look(Image.new("RGB", (90, 90), "olive")).print}) == {"b": "a"}

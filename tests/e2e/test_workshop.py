@@ -147,7 +147,7 @@ def test_everything_can_be_reached_and_done_with_the_keyboard(page, pictures):
     page.wait_for_selector("dialog", state="detached")
     # What is not a word has a name for those who hear the page.
     unnamed = """() => [...document.querySelectorAll('#atelier_root button, #atelier_root input, #atelier_root select')]
-        .filter(e => e.offsetParent && !(e.innerText || '').trim())
+        .filter(e => e.offsetParent && !e.textContent.trim())
         .filter(e => !e.getAttribute('aria-label') && !e.labels?.length)
         .map(e => e.outerHTML)"""
     assert page.evaluate(unnamed) == []

@@ -10,7 +10,7 @@ from tests.rights.fixtures import bag, picture, xmp
 
 from lora_atelier.errors import RightsError
 from lora_atelier.rights import canonical, evidence, folder_ledger, said, scanning
-from lora_atelier.rights.folder_ledger import FolderLedger
+from lora_atelier.rights.folder_ledger import Entry, FolderLedger
 from lora_atelier.rights.store import Store
 
 pytestmark = pytest.mark.torchfree
@@ -272,3 +272,29 @@ def test_canonical_json_is_as_rfc_8785_has_it():
     assert canonical.encode({"\u20ac": 1, "\r": 2, "1": 3, "\U0001f600": 4, "\ufb33": 5}).decode() == (
         '{"\\r":2,"1":3,"\u20ac":1,"\U0001f600":4,"\ufb33":5}'
     )
+
+
+def test_a_document_that_holds_takes_the_place_of_an_older_one_of_its_kind():
+    old = {"kind": "contract", "valid_until": "2029-12-31"}
+    new = {"kind": "contract", "valid_from": "2030-01-01", "valid_until": "2030-12-31"}
+    release = {"kind": "release", "valid_until": "2029-12-31"}
+    today = date(2030, 6, 1)
+
+    assert folder_ledger.expired({"evidence": [old]}, today) == "2029-12-31"
+    assert folder_ledger.expired({"evidence": [old, new]}, today) == ""
+    assert folder_ledger.expired({"evidence": [new, release]}, today) == "2029-12-31"
+    assert folder_ledger.expired({"evidence": [old, new]}, date(2031, 1, 1)) == "2029-12-31"
+
+
+def test_what_was_stated_is_taken_back_and_the_history_still_holds():
+    ledger = FolderLedger(entries={"sha256:1": Entry("sha256:1", "a.png")})
+
+    ledger.state({"licence": "CC0-1.0", "contact": "me"}, by="Ada")
+    ledger.state({"licence": None}, by="Ada")
+    ledger.except_(["sha256:1"], {"basis": "owner", "note": "x"}, by="Ada")
+    ledger.except_(["sha256:1"], {"basis": None}, by="Ada")
+
+    assert ledger.statement == {"contact": "me"} and ledger.entries["sha256:1"].said == {"note": "x"}
+    assert list(ledger.problems()) == []
+    with pytest.raises(RightsError):
+        ledger.state({"nonsense": None}, by="Ada")

@@ -33,6 +33,19 @@ def test_the_newest_pictures_come_first_with_a_sentence_each(client, log):
     assert len(client.get(GUARD, params={"most": 1}).json()["pictures"]) == 1
 
 
+def test_the_pictures_of_one_lora_come_with_what_was_decided_on_them(client, log):
+    log.add("day/3-9.png", Finding("nothing found", None, 9), [LoraAt("other", "b" * 64, 0.0, 1.0)])
+    log.decide("day/1-7.png", "discarded")
+
+    found = client.get(GUARD, params={"lora": "momo"}).json()["pictures"]
+
+    assert [(each["picture"], each["decision"]) for each in found] == [
+        ("day/2-8.png", None),
+        ("day/1-7.png", "discarded"),
+    ]
+    assert client.get(GUARD, params={"lora": "none"}).json() == {"pictures": []}
+
+
 def test_one_picture_is_asked_for_by_its_name_with_what_was_decided(client, log):
     assert client.post(f"{GUARD}/decision", json={"picture": "day/1-7.png", "decision": "kept"}).status_code == 200
 

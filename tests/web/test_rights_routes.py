@@ -5,8 +5,6 @@ import json
 import pytest
 from tests.rights.fixtures import picture, xmp
 
-from lora_atelier.rights import stripping
-
 pytestmark = pytest.mark.torchfree
 
 URL = "/lora-atelier/v1"
@@ -63,6 +61,65 @@ def test_statements_exceptions_overrides_and_approval_are_kept_beside_the_pictur
     assert [event["what"] for event in events][:2] == ["scanned", "stated"] and events[1]["by"] == "Ada"
 
 
+def test_an_open_licence_is_asked_for_and_stated_once_for_all(client, upload):
+    url, whose = f"{URL}/rights/folders/{upload}", {"whose": "open-licence"}
+
+    before = client.get(url, params=whose).json()
+    after = client.post(
+        f"{url}/statement", params=whose, json={"said": {"licence": "cc by-nc 4.0"}, "by": "Ada"}
+    ).json()
+
+    assert before["counts"]["included"] == 0
+    assert {group["rule"]: group["names"] for group in before["groups"]} == {
+        "licence": ["a.png"],
+        "reservation": ["b.png"],
+    }
+    assert before["marks"]["a.png"]["rule"] == "licence"
+    assert after["statement"] == {"licence": "CC-BY-NC-4.0"} and after["licences"] == {"CC-BY-NC-4.0": 1}
+    assert after["basis"] == {"licence": 1} and after["permits"]["commercial_output"] == "no"
+    assert [group["rule"] for group in after["groups"]] == ["reservation"]
+    # What is as everything else has no mark of its own.
+    assert list(after["marks"]) == ["b.png"]
+
+
+def test_the_pictures_that_one_rule_leaves_out_are_listed_as_pictures(client, upload):
+    said = client.get(f"{URL}/rights/folders/{upload}/rules/reservation").json()
+
+    assert [each["name"] for each in said["pictures"]] == ["b.png"] and said["total"] == 1
+    assert client.get(f"{URL}/rights/folders/{upload}/rules/nothing").json()["total"] == 0
+
+
+def test_one_picture_differs_from_the_folder_until_that_is_taken_back(client, rights, upload):
+    rights("/statement", said={"basis": "written_permission"})
+    rights("/pictures", names=["a.png"], said={"basis": "owner", "licence": "CC BY 4.0"})
+    url = f"{URL}/rights/folders/{upload}/pictures/a.png"
+
+    different = client.get(url).json()["picture"]
+    rights("/pictures", names=["a.png"], said={"basis": None, "licence": None})
+    again = client.get(url).json()["picture"]
+
+    assert (different["basis"], different["licence"]) == ("owner", "CC-BY-4.0")
+    assert (again["basis"], again["licence"], again["said"]) == ("written_permission", "", {})
+    assert "no such picture" in client.get(url.replace("a.png", "z.png")).json()["error"]["what"]
+    assert "can't be stated" in rights("/pictures", names=["a.png"], said={"nonsense": None})["error"]["what"]
+
+
+def test_all_pictures_with_a_prohibition_are_decided_on_at_once(rights):
+    assert "a name and a reason" in rights("/override", rule=True, by="Ada")["error"]["what"]
+
+    said = rights("/override", rule=True, by="Ada", reason="I drew them")
+
+    assert said["groups"] == [] and said["marks"]["b.png"]["override"] is True
+
+
+def test_what_a_person_writes_for_a_licence_is_understood_or_said_not_to_be(client):
+    def means(text):
+        return client.get(f"{URL}/rights/licence", params={"text": text}).json()
+
+    assert means("CC BY 4.0")["licence"] == "CC-BY-4.0" and means("cc by 4.0")["permits"]["attribution"] == "yes"
+    assert means("my own terms") == {"licence": "", "permits": {}, "sentences": []}
+
+
 def test_what_makes_no_sense_is_one_sentence(rights, client):
     assert "can't be stated" in rights("/statement", said={"basis": "because"})["error"]["what"]
     assert "error" in rights("/statement", said=3)
@@ -82,16 +139,43 @@ def test_a_document_is_attached_and_sealed(client, rights, upload, services):
 
 
 def test_personal_data_is_taken_out_of_copies_and_that_is_undone(client, rights, upload, folder, services):
+    (folder / "c.png").write_bytes(picture("PNG", color="green"))
+    (folder / "broken.png").write_text("I am no picture")
+    client.put(f"{URL}/uploads/{upload}/captions/c.png", json={"text": "a leaf"})
+    client.post(f"{URL}/uploads/{upload}/leave-out", json={"names": ["a.png"]})
+    rights("/statement", said={"licence": "CC0-1.0"}, by="Ada")
+    rights("/pictures", names=["c.png"], said={"basis": "public_domain"}, by="Ada")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
     made = rights("/strip")
 
     shown = client.get(f"{URL}/rights/folders/{made['upload']}").json()
-    assert [one["name"] for one in shown["pictures"]] == ["a.png", "b.png"]
-    assert shown["pictures"][1]["reservation"] == "prohibited"  # rights go along
+    assert shown["original"] == upload and shown["statement"] == {"licence": "CC0-1.0"}
+    assert [(one["name"], one["basis"]) for one in shown["pictures"]] == [
+        ("b.png", "owner"),
+        ("c.png", "public_domain"),
+    ]
+    assert shown["pictures"][0]["reservation"] == "prohibited"  # rights go along
+    listed = client.get(f"{URL}/uploads/{made['upload']}").json()
+    assert listed["left_out"] == ["a.png"] and listed["pictures"][1]["caption"] == "a leaf"
+    # The run gets files of its own: what is undone then takes nothing from it.
+    assert services.uploads.is_own(made["upload"]) and listed["folder"] == ""
+
     assert rights("/strip/undo") == {"upload": upload}
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert not list((services.jobs.data_dir / "rights" / "stripped").glob(f"*/{stripping.NOTE}"))
+    assert "gone" in client.get(f"{URL}/uploads/{made['upload']}").json()["error"]["what"]
+    assert "no copies" in rights("/strip/undo")["error"]["what"]
+
+
+def test_copies_are_made_anew_after_pictures_were_added(client, rights, upload, folder):
+    first = rights("/strip")
+    client.post(f"{URL}/uploads/{first['upload']}/leave-out", json={"names": ["b.png"]})
+    (folder / "c.png").write_bytes(picture("PNG", color="green"))
+
+    again = rights("/strip")
+
+    listed = client.get(f"{URL}/uploads/{again['upload']}").json()
+    assert [each["name"] for each in listed["pictures"]] == ["a.png", "c.png"] and listed["left_out"] == ["b.png"]
 
 
 def test_a_strangers_page_changes_nothing(client, upload):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import struct
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,10 +12,10 @@ from PIL import Image, ImageChops, ImageFilter, ImageStat
 # Sides that a picture is brought to: for its edges, and for its fingerprint.
 _EDGES_SIDE = 384
 _SIDE = 8
-# Colours of areas alone say nothing where all areas are alike, as in noise and textures: there the details must agree as
-# well: how each of 16 × 16 areas differs from the square of four that it is in. Copies at two thirds of the size, JPEG
-# of quality 60, correlate by 0.99 (photographs, drawings) or 0.58 and more (noise), two pictures of one noise by 0.12 at
-# most. What has less contrast than the least (of 255) has no details to compare.
+# Colours of areas alone say nothing where all areas are alike, as in noise and textures: there the details must agree
+# as well, how each of 16 × 16 areas differs from the square of four that it is in. Copies at two thirds of the size,
+# JPEG of quality 60, correlate by 0.99 (photographs, drawings) or 0.58 and more (noise), two pictures of one noise by
+# 0.12 at most. What has less contrast than the least (of 255) has no details to compare.
 _DETAILS_SIDE = 16
 _GREY_SIDE = 256
 _COLOURS = 3 * _SIDE * _SIDE

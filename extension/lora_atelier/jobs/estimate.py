@@ -62,12 +62,35 @@ class Plan:
     def memory_sentence(self) -> tuple[Message, ...]:
         """The memory in words, to be listed: how much, its parts from the largest on, what is free."""
         said = [message("About {gb} GB of memory", gb=_gb(self.memory_bytes))]
-        for name, size in sorted(self.memory.items(), key=lambda part: -part[1]):
-            if size >= _SMALL_BYTES:
-                said.append(Message(footprint.PARTS[name].template, {"gb": _gb(size)}))
+        said += [part for _, part in self.part_sentences()]
         if self.free_bytes:
             said.append(message("{gb} GB are free", gb=_gb(self.free_bytes)))
         return tuple(said)
+
+    def part_sentences(self) -> tuple[tuple[str, Message], ...]:
+        """The parts of the memory that are worth a word, from the largest on, each with its name."""
+        parts = sorted(self.memory.items(), key=lambda part: -part[1])
+        return tuple(
+            (name, Message(footprint.PARTS[name].template, {"gb": _gb(size)}))
+            for name, size in parts
+            if size >= _SMALL_BYTES
+        )
+
+    def fit_sentence(self) -> Message:
+        """Whether it fits, where it does or nobody knows; ``dry_run.shortage`` says it where it does not."""
+        if not self.free_bytes:
+            return message("It takes about {needed} GB of memory.", needed=_gb(self.memory_bytes))
+        if self.device == "gpu":
+            return message(
+                "It takes about {needed} GB of the {free} GB that are free on the graphics card: it fits.",
+                needed=_gb(self.memory_bytes),
+                free=_gb(self.free_bytes),
+            )
+        return message(
+            "It takes about {needed} GB of the {free} GB of memory that are free: it fits.",
+            needed=_gb(self.memory_bytes),
+            free=_gb(self.free_bytes),
+        )
 
     def disk_sentence(self) -> Message:
         """The room on the disk in words."""

@@ -137,15 +137,16 @@ class FolderLedger:
     # ------------------------------------------------------------------------------------------------ stating
 
     def state(self, values: Mapping[str, Any], *, by: str, at: str | None = None) -> None:
-        """State something for the whole folder; what is not named stays. Raises RightsError if it is no statement."""
-        _check(said.FOLDER, values)
-        self._do("stated", {"said": said.combined(self.statement, values)}, by, at)
+        """State something for the whole folder; what is not named stays, None takes back what was stated. Raises
+        RightsError if it is no statement."""
+        self._do("stated", {"said": _restated(said.FOLDER, self.statement, values)}, by, at)
 
     def except_(self, items: Iterable[str], values: Mapping[str, Any], *, by: str, at: str | None = None) -> None:
-        """State something for single pictures that differ. Raises RightsError for what is no statement."""
-        _check(said.SAID, values)
+        """State something for single pictures that differ; None takes it back. Raises RightsError for what is no
+        statement."""
         for one in self._known(items):
-            self._do("excepted", {"items": [one], "said": said.combined(self.entries[one].said, values)}, by, at)
+            restated = _restated(said.SAID, self.entries[one].said, values)
+            self._do("excepted", {"items": [one], "said": restated}, by, at)
 
     def override(self, items: Iterable[str], *, by: str, reason: str, at: str | None = None) -> None:
         """Admit pictures against what was found: somebody takes it upon them, with a reason. Raises RightsError."""
@@ -262,14 +263,20 @@ def _found(entries: Mapping[str, Entry]) -> list[Any]:
     return [[one.item_id, one.name, one.pixel_id, one.found] for _, one in sorted(entries.items())]
 
 
-def _check(schema: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    wrong = next(said.problems(schema, values), None)
+def _restated(schema: Mapping[str, Any], before: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``before`` with what is stated now, and without what is taken back. Raises RightsError."""
+    stated = {name: value for name, value in values.items() if value is not None}
+    # A name that we don't know is wrong also where it is taken back.
+    unknown = {name: value for name, value in values.items() if name not in schema["properties"]}
+    wrong = next(said.problems(schema, {**stated, **unknown}), None)
     if wrong is not None:
         raise RightsError(
             "This can't be stated about pictures: {wrong}.",
             todo="Correct it and send it again.",
             wrong=wrong,
         )
+    kept = {name: value for name, value in before.items() if name not in values or values[name] is not None}
+    return said.combined(kept, stated)
 
 
 def _damaged(folder: Path, reason: str) -> RightsError:
@@ -285,12 +292,16 @@ def _damaged(folder: Path, reason: str) -> RightsError:
 
 def expired(values: Mapping[str, Any], today: date) -> str:
     """The day on which evidence or a consent of a statement ran out (before ``today``), or one from which it does not
-    hold yet; "" if all hold."""
-    rows = [*values.get("evidence", ()), *values.get("people", {}).get("persons", ())]
-    for row in rows:
-        until, since = row.get("valid_until", ""), row.get("valid_from", "")
-        if until and until < today.isoformat():
-            return str(until)
-        if since and since > today.isoformat():
-            return str(since)
-    return ""
+    hold yet; "" if all hold. A document that holds today takes the place of others of its kind."""
+    documents = values.get("evidence", ())
+    held = {row.get("kind", "") for row in documents if not _out_of_time(row, today)}
+    persons = values.get("people", {}).get("persons", ())
+    rows = [*(row for row in documents if row.get("kind", "") not in held), *persons]
+    return next((day for row in rows if (day := _out_of_time(row, today))), "")
+
+
+def _out_of_time(row: Mapping[str, Any], today: date) -> str:
+    until, since = str(row.get("valid_until", "")), str(row.get("valid_from", ""))
+    if until and until < today.isoformat():
+        return until
+    return since if since and since > today.isoformat() else ""

@@ -84,10 +84,14 @@ class Overview:
             left_out=counts["left_out"],
             undecided=counts["undecided"],
         )
-        if counts["no_origin"]:
-            yield message("{count} files have no information about their origin.", count=counts["no_origin"])
         if counts["personal"]:
             yield message("{count} files or captions hold personal data; look at them.", count=counts["personal"])
+        yield from self.remarks()
+
+    def remarks(self) -> Iterator[Message]:
+        """What is not known of the files, what their licences take away, and what an expert should look at."""
+        if no_origin := self.counts()["no_origin"]:
+            yield message("{count} files have no information about their origin.", count=no_origin)
         for licence in dict.fromkeys(row.case.licence for row in self.rows if row.decision.included):
             yield from licences.reasons(licence)
         if self._is_of_one_creator():

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ THUMBNAIL_SIDE = 256
 MAX_PIXELS = 200_000_000
 _LONGEST_CAPTION = 20_000
 # Bumped when what is kept of a picture changes, so that it is looked at again.
-_LOOKED = 2
+_LOOKED = 3
 
 # Says why a picture may not be used (a mark in the file that forbids it), or None.
 Refusal = Callable[[Path], Message | None]
@@ -111,15 +111,26 @@ class PictureFolder:
         left_out = self.left_out()
         return [name for name in self.all_names() if name not in left_out]
 
-    def listing(self, start: int = 0, count: int = 60, *, side: int = 0, only: str = "") -> Listing:
-        """The pictures from ``start`` on, at most ``count``; ``only`` those with an issue of one kind, or "any".
+    def listing(
+        self,
+        start: int = 0,
+        count: int = 60,
+        *,
+        side: int = 0,
+        only: str = "",
+        among: Collection[str] | None = None,
+    ) -> Listing:
+        """The pictures from ``start`` on, at most ``count``; ``only`` those with an issue of one kind, or "any"; or
+        those ``among`` some names.
 
         ``side`` is the size that the base model learns at: smaller pictures are said. Raises DataError.
         """
         names, left_out = self.names(), self.left_out()
         known = self._looked_at(names, side)
         names_shown = names
-        if only:
+        if among is not None:
+            names_shown = [name for name in names if name in among]
+        elif only:
             names_shown = [n for n in names if n in known and any(only in ("any", i.kind) for i in known[n].issues)]
         start = max(0, start)
         chosen = names_shown[start : start + max(0, min(count, 500))]
@@ -135,7 +146,7 @@ class PictureFolder:
         gone = tuple(name for name in self.all_names() if name in left_out)
         shown = tuple(known[name] for name in chosen if name in known)
         return Listing(
-            total=len(names_shown) if only else len(names),
+            total=len(names_shown),
             start=start,
             pictures=shown,
             looked=len(known),
@@ -231,6 +242,17 @@ class PictureFolder:
         with self._lock:
             marks = self._marks()
             marks["captions"] = {**self.captions(), plain: " ".join(text.split())}
+            self._mark(marks)
+
+    def take_marks(self, other: PictureFolder, names: Mapping[str, str]) -> None:
+        """Take over what was left out and written of another folder's pictures, whose ``names`` here are given; what
+        was written here stays. Raises DataError."""
+        with self._lock:
+            marks = self._marks()
+            out = {names[name] for name in other.left_out() if name in names}
+            written = {names[name]: text for name, text in other.captions().items() if name in names}
+            marks["left_out"] = sorted({*map(str, marks.get("left_out", [])), *out})
+            marks["captions"] = {**written, **self.captions()}
             self._mark(marks)
 
     def _marks(self) -> dict[str, Any]:

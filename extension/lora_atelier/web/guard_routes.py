@@ -27,13 +27,22 @@ def add_guard(api: APIRouter, services: Services) -> None:
 
     @api.get("/guard")
     def newest(request: Request) -> Response:
-        """The newest pictures that were compared, the newest first; ``picture`` in the address asks for one."""
+        """The newest pictures that were compared, the newest first; ``picture`` in the address asks for one, ``lora``
+        for those that were made with one LoRA."""
         lang, asked = language(request), request.query_params.get("picture", "")
         if asked:
             entry = log.find(asked)
             return answer({"pictures": [] if entry is None else [_shown(entry, lang)]})
         most = min(number(request, "most", 50), _MOST)
-        entries = [entry for entry in log.entries() if "finding" in entry][-most:] if most else []
+        lora = request.query_params.get("lora", "")
+        found: list[dict[str, Any]] = []
+        decided: dict[str, Any] = {}
+        for entry in log.entries():
+            if "decision" in entry:
+                decided[str(entry.get("picture"))] = entry["decision"]
+            elif "finding" in entry and (not lora or _is_of(entry, lora)):
+                found.append(entry)
+        entries = [{**each, "decision": decided.get(str(each.get("picture")))} for each in found[-most:] if most]
         return answer({"pictures": [_shown(entry, lang) for entry in reversed(entries)]})
 
     @api.get("/guard/pairs/{file}")
@@ -51,6 +60,13 @@ def add_guard(api: APIRouter, services: Services) -> None:
             raise RefusedError(404, HostError("There is no such picture."))
         log.decide(name, str(decision))
         return answer({})
+
+
+def _is_of(entry: Mapping[str, Any], lora: str) -> bool:
+    """Whether a picture was made with the LoRA of this name."""
+    loras = entry.get("loras")
+    listed = loras if isinstance(loras, list) else []
+    return any(isinstance(each, dict) and each.get("name") == lora for each in listed)
 
 
 def _shown(entry: Mapping[str, Any], lang: str) -> dict[str, Any]:

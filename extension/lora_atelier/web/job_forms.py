@@ -10,7 +10,9 @@ from .. import engines, locales
 from ..datasets.checks import common_trigger
 from ..errors import DataError
 from ..jobs import applies, overlay
+from ..jobs.dry_run import shortage
 from ..jobs.estimate import Plan
+from ..jobs.fitting import make_fit
 from ..jobs.forms import JobForm, Proposal
 from ..jobs.names import rare_word, safe_name
 from .answers import join
@@ -103,6 +105,8 @@ def plan_json(form: JobForm, asked: Mapping[str, Any], services: Services, lang:
     """What would be done with a form: the plan in one sentence, everything to say, and, if asked, the settings."""
     proposal = services.jobs.propose(form)
     plan = proposal.plan
+    if plan is not None and proposal.config is not None:
+        plan = services.measuring.known(proposal.config, form, plan)
     problems = [
         {
             "field": notice.problem.field,
@@ -125,8 +129,7 @@ def plan_json(form: JobForm, asked: Mapping[str, Any], services: Services, lang:
         "pictures": proposal.pictures,
         "file_bytes": plan.file_bytes if plan else None,
         "memory_bytes": plan.memory_bytes if plan else None,
-        "memory": _memory_sentence(plan, lang) if plan and proposal.pictures else "",
-        "fits": plan.fits if plan else None,
+        "memory": _memory_json(plan, proposal, lang) if plan and proposal.pictures else None,
         "family": proposal.info.family if proposal.info else "",
         "side": proposal.info.resolution if proposal.info else 0,
         "problems": problems,
@@ -151,11 +154,31 @@ def _settings_json(form: JobForm, proposal: Proposal) -> dict[str, Any] | None:
     }
 
 
-def _memory_sentence(plan: Plan, lang: str) -> str:
-    """How much memory it takes and how much is free, in a few words."""
-    said = plan.memory_sentence()
-    shown = said[:1] if len(said) == 1 or not plan.free_bytes else (said[0], said[-1])
-    return ("、" if lang == "ja" else "; ").join(locales.sentence(part, lang) for part in shown)
+def _memory_json(plan: Plan, proposal: Proposal, lang: str) -> dict[str, Any]:
+    """The memory that a plan takes: whether it is there, its parts from the largest on, and what would make it fit."""
+    short = fit = None
+    if proposal.config is not None and proposal.info is not None:
+        short = next(iter(shortage(plan, proposal.config)), None)
+        fit = make_fit(plan, proposal.config, proposal.info)
+    return {
+        "sentence": locales.sentence(short or plan.fit_sentence(), lang),
+        "fits": plan.fits,
+        "measured": plan.measured,
+        "bytes": plan.memory_bytes,
+        "free_bytes": plan.free_bytes,
+        "parts": [
+            {"name": name, "bytes": plan.memory[name], "sentence": locales.sentence(said, lang)}
+            for name, said in plan.part_sentences()
+        ],
+        "disk": locales.sentence(plan.disk_sentence(), lang),
+        "fit": {
+            "changes": dict(fit.changes),
+            "sentences": [locales.sentence(said, lang) for said in fit.sentences()],
+            "fits": fit.fits,
+        }
+        if fit is not None
+        else None,
+    }
 
 
 def plan_sentence(plan: Plan, lang: str) -> str:

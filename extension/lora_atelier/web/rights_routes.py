@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -12,22 +11,20 @@ from fastapi.responses import HTMLResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from .. import locales
-from ..datasets.captions import read_caption
-from ..errors import DataError, HostError, RightsError
-from ..rights import credentials, evidence, guide, report, report_html, scanning, signature, stripping
+from ..errors import HostError, RightsError
+from ..rights import credentials, evidence, guide, report, report_html, signature
 from ..rights.folder_ledger import FolderLedger
-from ..rights.ledger import BASES
-from ..rights.overview import Overview, Row, overview
-from ..rights.store import Store
+from ..rights.licences import normalise
 from .access import RefusedError
-from .answers import HEADERS, answer, body, language
+from .answers import HEADERS, answer, body, language, number
+from .picture_routes import listing_json
+from .rights_desk import Desk, items, said_by, stated
+from .rights_json import licence_json, overview_json, row_json
 from .services import Services
 
 # A page of ours that runs nothing and loads nothing.
 _PAGE = {**HEADERS, "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
 _MOST_ROWS = 500
-# How long one answer may look through a folder; the page asks again for the rest.
-_LOOK_S = 2.0
 
 
 def add_rights(api: APIRouter, services: Services) -> None:
@@ -42,34 +39,63 @@ def add_rights(api: APIRouter, services: Services) -> None:
             guide.page(locales.choose(request.headers.get("accept-language", ""), wanted)), headers=_PAGE
         )
 
+    @api.get("/rights/licence")
+    def licence(request: Request) -> Response:
+        """What a licence that somebody wrote (``text``) is taken for."""
+        return answer(licence_json(request.query_params.get("text", ""), language(request)))
+
 
 # ------------------------------------------------------------------------------------------------ folders
 
 
 def _add_folders(api: APIRouter, services: Services) -> None:
-    desk = _Desk(services)
+    desk = Desk(services)
+
+    def shown(upload: str, request: Request) -> dict[str, Any]:
+        """The overview as the page shows it, ``from`` and ``count`` of its rows."""
+        found, ledger = desk.overview(upload, request.query_params.get("whose", "mine"))
+        start, count = number(request, "from", 0), min(number(request, "count", 60), _MOST_ROWS)
+        said = overview_json(found, ledger, language(request), start=start, count=count)
+        return {**said, "original": services.uploads.original_of(upload)}
 
     @api.get("/rights/folders/{upload}")
     def look(upload: str, request: Request) -> Response:
-        return answer(desk.shown(upload, request))
+        return answer(shown(upload, request))
+
+    @api.get("/rights/folders/{upload}/rules/{rule}")
+    def pictures_of_rule(upload: str, rule: str, request: Request) -> Response:
+        """The pictures that a rule leaves out, as ``/uploads`` lists pictures."""
+        found, _ = desk.overview(upload, request.query_params.get("whose", "mine"))
+        names = {row.name for row in found.rows if row.decision.rule == rule and not row.decision.included}
+        listing = desk.folder(upload).listing(
+            number(request, "from", 0), number(request, "count", 60), side=number(request, "side", 0), among=names
+        )
+        return answer(listing_json(upload, listing, services, language(request)))
+
+    @api.get("/rights/folders/{upload}/pictures/{name}")
+    def picture(upload: str, name: str, request: Request) -> Response:
+        """One picture: what was found of it, what is said of it, what would be done with it."""
+        found, ledger = desk.overview(upload, request.query_params.get("whose", "mine"))
+        row = next((row for row in found.rows if row.name == name), None)
+        if row is None:
+            raise RightsError("There is no such picture in this folder's record.", todo="Reload the page.")
+        return answer({"picture": row_json(row, language(request)), "statement": ledger.statement})
 
     def changing(name: str, change: Callable[[FolderLedger, dict[str, Any]], None]) -> None:
         @api.post(f"/rights/folders/{{upload}}/{name}", name=f"rights_{name}")
         async def route(upload: str, request: Request) -> Response:
             asked = await body(request)
             await run_in_threadpool(desk.change, upload, lambda ledger: change(ledger, asked))
-            return answer(await run_in_threadpool(desk.shown, upload, request))
+            return answer(await run_in_threadpool(shown, upload, request))
 
-    changing("statement", lambda ledger, asked: ledger.state(_object(asked, "said"), by=_by(asked)))
-    changing(
-        "pictures", lambda ledger, asked: ledger.except_(_items(ledger, asked), _object(asked, "said"), by=_by(asked))
-    )
+    changing("statement", lambda ledger, asked: ledger.state(_said(asked), by=said_by(asked)))
+    changing("pictures", lambda ledger, asked: ledger.except_(items(ledger, asked), _said(asked), by=said_by(asked)))
     changing("override", _override)
-    changing("withdraw", lambda ledger, asked: ledger.withdraw(_items(ledger, asked), by=_by(asked)))
+    changing("withdraw", lambda ledger, asked: ledger.withdraw(items(ledger, asked), by=said_by(asked)))
     changing(
         "approve",
         lambda ledger, asked: ledger.approve(
-            {name: item.removeprefix("sha256:") for name, item in ledger.names.items()}, by=_by(asked)
+            {name: item.removeprefix("sha256:") for name, item in ledger.names.items()}, by=said_by(asked)
         ),
     )
 
@@ -83,7 +109,7 @@ def _add_folders(api: APIRouter, services: Services) -> None:
         """The document is the body; what it is stands in the query."""
         said, data = dict(request.query_params), await _document(request)
         await run_in_threadpool(desk.attach, upload, said, data)
-        return answer(await run_in_threadpool(desk.shown, upload, request))
+        return answer(await run_in_threadpool(shown, upload, request))
 
     @api.post("/rights/folders/{upload}/strip")
     def strip(upload: str) -> Response:
@@ -94,124 +120,26 @@ def _add_folders(api: APIRouter, services: Services) -> None:
         return answer({"upload": desk.undo(upload)})
 
 
-class _Desk:
-    """Folders' ledgers as routes need them: looked through, changed, kept."""
-
-    def __init__(self, services: Services) -> None:
-        self.services = services
-        self.data_dir = services.jobs.data_dir
-        self.store = Store(self.data_dir)
-
-    def ledger(self, upload: str, seconds: float = _LOOK_S) -> FolderLedger:
-        """The ledger of a folder after a fresh look of so many seconds."""
-        folder = self.services.uploads.get(upload)
-        return scanning.scan(
-            folder.source,
-            folder.names(),
-            store=self.store,
-            captions=lambda path: read_caption(path, ".txt") or "",
-            seconds=seconds,
-        )
-
-    def complete(self, upload: str) -> FolderLedger:
-        """The ledger of a folder that was looked through to its end. Raises RightsError."""
-        ledger = self.ledger(upload)
-        if ledger.unread:
-            raise RightsError(
-                "The folder is still being looked through.",
-                why="{count} pictures are left.",
-                todo="Try again in a moment.",
-                count=ledger.unread,
-            )
-        return ledger
-
-    def change(self, upload: str, change: Callable[[FolderLedger], None]) -> None:
-        ledger = self.complete(upload)
-        change(ledger)
-        scanning.keep(ledger, self.services.uploads.get(upload).source, self.store)
-
-    def shown(self, upload: str, request: Request) -> dict[str, Any]:
-        """The overview as the page shows it, ``from`` and ``count`` of its rows, in the reader's language."""
-        whose = request.query_params.get("whose", "mine")
-        ledger = self.ledger(upload)
-        # Kept, so that a picture that loses its metadata later is still known; the record beside the pictures only
-        # where somebody stated something.
-        if not ledger.unread:
-            self.store.put(ledger, self.services.uploads.get(upload).source)
-        found = overview(ledger, whose=whose if whose in BASES else "mine")
-        start, count = _number(request, "from", 0), min(_number(request, "count", 60), _MOST_ROWS)
-        return _overview_json(found, ledger, start, count, language(request))
-
-    def attach(self, upload: str, said: dict[str, str], data: bytes) -> None:
-        taken = ("kind", "valid_from", "valid_until", "territory")
-        sealed = evidence.seal(
-            data,
-            self.data_dir,
-            name=said.get("name", "document"),
-            **{"kind": "other", **{name: said[name] for name in taken if name in said}},  # type: ignore[arg-type]
-        )
-        by = said.get("by", "")
-        names = [said["picture"]] if said.get("picture") else []
-
-        def change(ledger: FolderLedger) -> None:
-            if names:
-                ledger.except_(_items(ledger, {"names": names}), {"evidence": [sealed]}, by=_by({"by": by}))
-            else:
-                ledger.state({"evidence": [sealed]}, by=_by({"by": by}))
-
-        self.change(upload, change)
-
-    def strip(self, upload: str) -> dict[str, Any]:
-        """Copies without personal data, as a folder of pictures of its own."""
-        folder = self.services.uploads.get(upload)
-        ledger = self.complete(upload)
-        self.store.put(ledger, folder.source)
-        made = stripping.strip_folder(folder.source, self._copies(upload), ledger.names)
-        return {
-            "upload": self.services.uploads.open_folder(str(made.folder)),
-            "undo": upload,
-            "pictures": made.pictures,
-            "changed": made.changed,
-        }
-
-    def undo(self, upload: str) -> str:
-        """Delete the copies that were made of ``upload``, and go back to it."""
-        stripping.undo(self._copies(upload))
-        return upload
-
-    def _copies(self, upload: str) -> Path:
-        self.services.uploads.get(upload)  # says if there is none of this name
-        return self.data_dir / "rights" / "stripped" / upload
+def _said(asked: dict[str, Any]) -> dict[str, Any]:
+    """What a page states, the licence as SPDX writes it where it is one that we know."""
+    said = stated(asked)
+    if isinstance(said.get("licence"), str):
+        said["licence"] = normalise(said["licence"]) or said["licence"].strip()
+    return said
 
 
 def _override(ledger: FolderLedger, asked: dict[str, Any]) -> None:
+    if asked.get("rule"):  # all that this program found the same prohibition in
+        asked = {**asked, "names": [name for name, item in ledger.names.items() if _is_forbidden(ledger, item)]}
     if asked.get("lift"):
-        ledger.lift_override(_items(ledger, asked), by=_by(asked))
+        ledger.lift_override(items(ledger, asked), by=said_by(asked))
     else:
-        ledger.override(_items(ledger, asked), by=str(asked.get("by", "")), reason=str(asked.get("reason", "")))
+        ledger.override(items(ledger, asked), by=str(asked.get("by", "")), reason=str(asked.get("reason", "")))
 
 
-def _items(ledger: FolderLedger, asked: dict[str, Any]) -> list[str]:
-    names = asked.get("names")
-    if not isinstance(names, list) or not names or not all(name in ledger.names for name in names):
-        raise RightsError("There is no such picture in this folder's record.", todo="Reload the page.")
-    return [ledger.names[name] for name in names]
-
-
-def _object(asked: dict[str, Any], name: str) -> dict[str, Any]:
-    value = asked.get(name)
-    if not isinstance(value, dict):
-        raise DataError("The page sent something that can't be read.", todo="Reload the page.")
-    return value
-
-
-def _by(asked: dict[str, Any]) -> str:
-    return str(asked.get("by") or "").strip()[:200] or scanning.NOBODY
-
-
-def _number(request: Request, name: str, default: int) -> int:
-    text = request.query_params.get(name, "")
-    return int(text) if text.isdecimal() and len(text) < 16 else default
+def _is_forbidden(ledger: FolderLedger, item: str) -> bool:
+    entry = ledger.entries[item]
+    return entry.signals().prohibited and entry.withdrawn is None
 
 
 async def _document(request: Request) -> bytes:
@@ -221,25 +149,6 @@ async def _document(request: Request) -> bytes:
         if len(data) > evidence.MAX_BYTES:
             break  # ``seal`` says that it is too large
     return bytes(data)
-
-
-def _overview_json(found: Overview, ledger: FolderLedger, start: int, count: int, lang: str) -> dict[str, Any]:
-    def row(one: Row) -> dict[str, Any]:
-        why = one.decision.why
-        return {**one.to_json(), "why": locales.sentence(why, lang) if why else ""}
-
-    return {
-        "statement": ledger.statement,
-        "approved": ledger.approved is not None,
-        "events": len(ledger.events),
-        "unread": ledger.unread,
-        "counts": found.counts(),
-        "permits": found.permits(),
-        "sentences": [locales.sentence(said, lang) for said in found.sentences()],
-        "total": len(found.rows),
-        "from": start,
-        "pictures": [row(one) for one in found.rows[start : start + count]],
-    }
 
 
 # ------------------------------------------------------------------------------------------------ LoRAs, reports

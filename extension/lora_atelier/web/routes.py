@@ -17,6 +17,7 @@ from .compare_routes import add_checkpoints
 from .environment_routes import add_environment
 from .guard_routes import add_guard
 from .lora_routes import add_loras
+from .measure_routes import add_measuring
 from .picture_routes import add_pictures
 from .rights_routes import add_rights
 from .run_routes import add_runs
@@ -32,6 +33,7 @@ def router(services: Services) -> APIRouter:
     add_pictures(api, services)
     add_settings(api, services)
     add_runs(api, services)
+    add_measuring(api, services)
     add_checkpoints(api, services)
     add_loras(api, services)
     add_rights(api, services)
@@ -76,7 +78,7 @@ def _add_session(api: APIRouter, services: Services) -> None:
                 "qualities": list(QUALITIES),
                 "engines": list(engines.NAMES),
                 "base_models": models,
-                "paths": not services.access.remote,
+                "paths": not (services.access.remote or services.access.hides_paths),
                 "defaults": {
                     "name": "",
                     "trigger": "",

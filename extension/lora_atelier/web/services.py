@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import Message
 from ..hosts.base import Host
 from ..jobs.compare import Comparison, Paint
+from ..jobs.measuring import Measuring
 from ..jobs.queue import OnBusy, Queue
 from ..jobs.run_dir import RunDir
 from ..jobs.service import Jobs
@@ -36,7 +37,9 @@ class Services:
     catalogue: Catalogue
     base_models: Callable[[], Sequence[ModelInfo]]
     access: Access = field(default_factory=Access)
-    queue: Queue = field(default=None)  # type: ignore[assignment]  # made of ``jobs`` where none is given
+    # Made of ``jobs`` where none are given.
+    queue: Queue = field(default=None)  # type: ignore[assignment]
+    measuring: Measuring = field(default=None)  # type: ignore[assignment]
     regularisation: Callable[[ModelInfo], Path | None] = lambda info: None
     loads: Callable[[Path], tuple[Message, bool]] | None = None
     refresh_adapters: Callable[[], None] = lambda: None
@@ -46,6 +49,8 @@ class Services:
     def __post_init__(self) -> None:
         if self.queue is None:
             object.__setattr__(self, "queue", Queue(self.jobs))
+        if self.measuring is None:
+            object.__setattr__(self, "measuring", Measuring(self.jobs))
 
 
 def services(
@@ -73,6 +78,7 @@ def services(
     return Services(
         jobs=jobs,
         queue=Queue(jobs, on_busy),
+        measuring=Measuring(jobs, on_busy),
         comparison=comparison,
         uploads=Uploads(host.data_dir / "uploads", signals.refusal),
         catalogue=host.catalogue,

@@ -36,6 +36,8 @@ _RIGHTS_BYTES = 64_000_000
 _CAPTION_BYTES = 64_000
 # What an upload must leave free: the training itself, and the person's other programs, need room as well.
 _SPARE_BYTES = 2_000_000_000
+# Holds the id of the upload that this one is a copy of.
+_ORIGINAL = "original.txt"
 _WINDOWS_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?")
 
 
@@ -102,6 +104,41 @@ class Uploads:
     def is_own(self, upload: str) -> bool:
         """Whether the pictures were dropped, so that they are ours to change."""
         return (self.folder / upload / "pictures").is_dir()
+
+    # ------------------------------------------------------------------------------------------- copies
+
+    def copies_id(self, upload: str) -> str:
+        """The id under which copies of an upload are, or would be: always the same one."""
+        return hashlib.sha256(f"copies of {upload}".encode()).hexdigest()[:12]
+
+    def copies_of(self, upload: str) -> PictureFolder:
+        """A folder for copies of an upload's pictures, which is an upload of its own; its pictures are not there yet.
+
+        Copies that were made before are removed, what was left out and written of them is kept. Raises DataError.
+        """
+        made = self.copies_id(upload)
+        home = self.folder / made
+        try:
+            shutil.rmtree(home / "pictures", ignore_errors=True)
+            atomic.write_text(home / _ORIGINAL, upload)
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+        with self._lock:
+            self._open.pop(made, None)
+        return self.get(made)
+
+    def original_of(self, upload: str) -> str:
+        """The upload that this one is a copy of, or ""."""
+        try:
+            return (self.folder / upload / _ORIGINAL).read_text(encoding="utf-8").strip()
+        except OSError:
+            return ""
+
+    def forget(self, upload: str) -> None:
+        """Remove an upload with all that is known of it."""
+        with self._lock:
+            self._open.pop(upload, None)
+        discard(self.folder / upload)
 
     def remove(self, upload: str, name: str) -> None:
         """Take one dropped picture and its caption away; the original on the person's disk is not ours to touch."""

@@ -1,0 +1,203 @@
+// The rights of the pictures that are being prepared: what the program knows of them, what is stated, what that changes.
+(function () {
+    "use strict";
+
+    const { t, api, storage } = window.atelier;
+    // Whoever does not say whose pictures they are is told what holds for an experiment.
+    const UNSAID = "experiment";
+    const BY = "atelier_by";
+
+    const BASES = {
+        owner: () => t("own work"),
+        licence: () => t("open licence"),
+        written_permission: () => t("permission"),
+        public_domain: () => t("public domain"),
+        jp_30_4: () => t("Japan, Article 30-4"),
+        eu_tdm_art4: () => t("EU, text and data mining (Article 4)"),
+        eu_tdm_art3: () => t("EU, scientific research (Article 3)"),
+        us_fair_use_claim: () => t("US, fair use claimed"),
+        none: () => t("not stated"),
+    };
+    // Why pictures are not used: in words with their number, and as a mark on one.
+    const RULES = {
+        reservation: [(count) => t("{count} ask not to be trained on", { count }), () => t("asks not to be trained on")],
+        licence: [(count) => t("{count} have no licence", { count }), () => t("no licence")],
+        permits: [(count) => t("{count} do not permit training", { count }), () => t("training not permitted")],
+        expired: [(count) => t("{count} have a document that does not hold today", { count }), () => t("expired")],
+        basis: [(count) => t("{count} without a reason why they may be used", { count }), () => t("not stated")],
+        evidence: [(count) => t("{count} without a document", { count }), () => t("document missing")],
+        approval: [(count) => t("{count} came after the folder was approved", { count }), () => t("not approved")],
+        consent: [(count) => t("{count} show someone without a written consent", { count }), () => t("consent missing")],
+        unread: [(count) => t("{count} hold a statement that can't be read", { count }), () => t("can't be read")],
+        withdrawn: [(count) => t("{count} were withdrawn", { count }), () => t("withdrawn")],
+    };
+
+    class Rights {
+        constructor(draft) {
+            this.draft = draft;
+            this.asked = 0;
+            this.clear();
+        }
+
+        clear() {
+            Object.assign(this, { said: null, key: "", error: null, licence: "", busy: false });
+        }
+
+        tell() {
+            this.draft.pictures.drawMarks();
+            this.draft.tell();
+        }
+
+        get whose() {
+            return this.draft.form.whose || UNSAID;
+        }
+
+        get base() {
+            return `rights/folders/${this.draft.pictures.upload}`;
+        }
+
+        // Looked at again where something changed that they depend on.
+        follow() {
+            const { upload, total, leftOut, counts } = this.draft.pictures;
+            const key = upload && JSON.stringify([upload, this.whose, total, leftOut.length, counts.caption, window.atelier.lang()]);
+            if (key === this.key) return;
+            if (!upload) {
+                this.asked += 1;
+                this.clear();
+                this.tell();
+                return;
+            }
+            this.key = key;
+            this.look();
+        }
+
+        // The program looks through a folder for two seconds at a time; until it is through, this asks again.
+        async look() {
+            const number = ++this.asked;
+            try {
+                do {
+                    const said = await api("GET", `${this.base}?whose=${this.whose}&count=0`);
+                    if (number !== this.asked) return;
+                    this.said = said;
+                    this.error = null;
+                    this.tell();
+                } while (this.said.unread);
+                if (this.licence && !this.said.statement.licence) await this.state({ licence: this.licence });
+            } catch (error) {
+                if (number !== this.asked) return;
+                this.error = error;
+                this.tell();
+            }
+        }
+
+        // One change after the other; each answers with how the folder stands then.
+        async change(what, asked, query) {
+            const number = ++this.asked;
+            this.busy = true;
+            try {
+                const said = await api("POST", `${this.base}/${what}?whose=${this.whose}&count=0${query || ""}`, asked);
+                if (number === this.asked) this.said = said;
+                this.error = null;
+            } finally {
+                this.busy = false;
+                this.tell();
+            }
+        }
+
+        state(said) {
+            return this.change("statement", { said, by: this.by() });
+        }
+
+        except(name, said) {
+            return this.change("pictures", { names: [name], said, by: this.by() });
+        }
+
+        override(asked) {
+            return this.change("override", asked);
+        }
+
+        withdraw(name) {
+            return this.change("withdraw", { names: [name], by: this.by() });
+        }
+
+        approve() {
+            return this.change("approve", { by: this.by() });
+        }
+
+        // A document; the body is the file itself.
+        async attach(file, asked) {
+            const query = new URLSearchParams({ ...asked, name: file.name, by: this.by() });
+            return this.change("evidence", file, `&${query}`);
+        }
+
+        picture(name) {
+            return api("GET", `${this.base}/pictures/${encodeURIComponent(name)}?whose=${this.whose}`);
+        }
+
+        // Copies without personal data take the pictures' place, and the other way round.
+        async strip() {
+            const { pictures } = this.draft;
+            await pictures.working(t("Making copies …"), async () => {
+                const { upload } = await api("POST", `${this.base}/strip`);
+                pictures.begin(upload, "");
+                await pictures.load(0);
+            });
+        }
+
+        async unstrip() {
+            const { pictures } = this.draft;
+            const { original } = this.said;
+            await pictures.working(t("Going back to the originals …"), async () => {
+                await api("POST", `rights/folders/${original}/strip/undo`);
+                pictures.begin(original, "");
+                await pictures.load(0);
+            });
+        }
+
+        isOverridden(name) {
+            return Boolean(this.said && this.said.marks[name] && this.said.marks[name].override);
+        }
+
+        // What stands against any training; nothing until the folder was looked through.
+        stands() {
+            const { said } = this;
+            return said && !said.unread && said.total > 0 && !said.counts.included ? said.groups[0] : null;
+        }
+
+        // The mark on one picture: short words and how they are meant; nothing where it is as all the others.
+        mark(name) {
+            const { said } = this;
+            if (!said) return null;
+            const mark = said.marks[name];
+            if (!mark) return this.isMixed() ? { text: this.usual(), kind: "" } : null;
+            if (mark.override) return { text: t("used all the same"), kind: "is-hinted" };
+            if (mark.rule) return { text: RULES[mark.rule] ? RULES[mark.rule][1]() : mark.rule, kind: "is-refused" };
+            const words = mark.licence || (BASES[mark.basis] || (() => mark.basis))();
+            return { text: mark.reservation === "allowed" ? `${words} · ${t("allows training")}` : words, kind: "" };
+        }
+
+        isMixed() {
+            const { basis, licences, counts } = this.said;
+            const licensed = Object.values(licences).reduce((sum, count) => sum + count, 0);
+            return Object.keys(basis).length > 1 || Object.keys(licences).length > 1 || (licensed > 0 && licensed < counts.included);
+        }
+
+        usual() {
+            const most = (counts) => Object.entries(counts || {}).sort((one, other) => other[1] - one[1]).map(([name]) => name)[0];
+            const basis = most(this.said.basis);
+            return most(this.said.licences) || (basis ? (BASES[basis] || (() => basis))() : "");
+        }
+
+        // Who states things here, once somebody said it.
+        by(name) {
+            return (name === undefined ? storage(BY) : storage(BY, name)) || "";
+        }
+    }
+
+    // The pages of the program itself, in the reader's language.
+    function guideUrl() {
+        return `${window.atelier.PREFIX}rights/guide?lang=${window.atelier.lang()}`;
+    }
+
+    Object.assign(window.atelier, { Rights, BASES, RULES, guideUrl });
+})();
