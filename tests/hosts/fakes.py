@@ -7,11 +7,13 @@ draws: here, it adds up its weights.
 
 import re
 import sys
+import threading
 import types
 from collections import defaultdict
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import nn
 
 WIDTH = 8
@@ -44,6 +46,41 @@ class Processing:
 
     def comment(self, text):
         self.comments[text] = 1
+
+
+class State:
+    """What the webui shows of its work."""
+
+    def __init__(self):
+        self.job, self.interrupted, self.jobs = "", False, []
+
+    def begin(self, job="(unknown)"):
+        self.job, self.interrupted = job, False
+        self.jobs.append(job)
+
+    def end(self):
+        self.job = ""
+
+
+class NextState(State):
+    """SD.Next's knows each job by a number of its own."""
+
+    def begin(self, title="", task_id=0, api=None):
+        super().begin(title)
+        return "17"
+
+    def end(self, task_id=None, api=None):
+        assert task_id == "17"
+        super().end()
+
+
+class Txt2Img(types.SimpleNamespace):
+    """What a picture is asked for with, by name only; closed when it is made."""
+
+    closed = False
+
+    def close(self):
+        self.closed = True
 
 
 def tree(paths):
@@ -110,7 +147,7 @@ class FakeWebui:
         self.opts = types.SimpleNamespace(sd_model_checkpoint="first", localization="None")
         flags = {"lora_dir": self.lora_dir(), "listen": False, "share": False, "server_name": None}
         self.cmd_opts = types.SimpleNamespace(**flags)
-        state = types.SimpleNamespace(job="")
+        state = NextState() if self.kind == "sdnext" else State()
         self.shared = self.add("modules.shared", opts=self.opts, cmd_opts=self.cmd_opts, state=state)
         self.extra_networks = self.add(
             "modules.extra_networks",
@@ -123,6 +160,21 @@ class FakeWebui:
         self.extensions = self.add("modules.extensions", extensions=[])
         self.model_data = types.SimpleNamespace(sd_model=None)
         self.sd_models = self.add("modules.sd_models", model_data=self.model_data, checkpoints_list={})
+        self.asked, self.lock, self.goes_wrong = [], threading.Lock(), None
+        self.add("modules.call_queue", queue_lock=self.lock)
+        self.add("modules.processing", StableDiffusionProcessingTxt2Img=Txt2Img, process_images=self.process_images)
+
+    def process_images(self, p):
+        """A picture whose colour is what the weights add up to."""
+        assert self.lock.locked() and self.shared.state.job and p.sd_model is self.shared.sd_model
+        self.asked.append(p)
+        weights, _ = self.draw(p.prompt)
+        if self.goes_wrong is not None:
+            return self.goes_wrong()
+        total = sum(float(each.double().abs().sum()) * (at + 1) for at, each in enumerate(weights))
+        number = int(total * 1e6)
+        colour = tuple(number >> shift & 255 for shift in (16, 8, 0))
+        return types.SimpleNamespace(images=[Image.new("RGBA", (p.width, p.height), (*colour, 255))])
 
     def data_path(self):
         return str(self.folder)
@@ -142,7 +194,7 @@ class FakeWebui:
         """Another model in place of the last one."""
         torch.manual_seed(len(title))
         self.model = self.make_model()
-        self.model_data.sd_model = self.model
+        self.model_data.sd_model = self.shared.sd_model = self.model
 
     def weights(self):
         """What the model would draw with."""

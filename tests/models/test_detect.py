@@ -94,6 +94,7 @@ def test_noobai_marks_v_prediction_and_zero_snr_by_two_keys(tmp_path, write_head
         ({"anything": (1,)}, "no Stable Diffusion U-Net"),
         (checkpoint_keys(768, channels=9), "an inpainting model"),
         (checkpoint_keys(1280, text_time=True), "the refiner of SDXL"),
+        (checkpoint_keys(64), "Its kind is unknown"),
         ({k: s for k, s in checkpoint_keys(768).items() if "first_stage" not in k}, "holds no VAE"),
         ({k: s for k, s in checkpoint_keys(768).items() if "cond_stage" not in k}, "holds no text encoder"),
     ],

@@ -12,6 +12,8 @@ from ..loader.catalogue import Catalogue
 from ..models.detect import ModelInfo
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from ..loader.originals import StoredWeights
     from ..loader.session import Embeddings
     from ..models.layers import Layer
@@ -28,6 +30,23 @@ class Checkpoint:
     title: str
     info: ModelInfo | None = None
     problem: ExtensionError | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A picture that nobody typed into the host's page; ``prompt`` calls LoRAs as prompts do.
+
+    A side of 0 is the model's own, a scale of 0 and a sampler of no name are the host's choice.
+    """
+
+    prompt: str
+    negative_prompt: str = ""
+    seed: int = 1
+    width: int = 0
+    height: int = 0
+    steps: int = 20
+    cfg_scale: float = 0.0
+    sampler: str = ""
 
 
 class Host(Protocol):
@@ -71,6 +90,13 @@ class Host(Protocol):
 
     def refresh_adapters(self) -> None:
         """Make the host notice adapter files that have just been written."""
+        ...
+
+    def picture(self, asked: Drawing) -> Image.Image:
+        """Draw with the host's own sampler and model, loading it if need be, when whoever draws now is ready.
+
+        Nothing is saved. Raises what stands against a LoRA of the prompt, and HostError.
+        """
         ...
 
     def warn(self, note: Note) -> None:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from .. import __version__, atomic
-from ..errors import HostError, Message, ModelError, OriginalsLostError, message
+from ..errors import ExtensionError, HostError, Message, ModelError, OriginalsLostError, message
 from ..loader.catalogue import Catalogue
 from ..loader.session import Applied, Embeddings, LoaderSession, LoaderSettings
 from ..models import detect, inversions, layers, load
@@ -32,7 +32,7 @@ from ..rights import credits, guard_words
 from ..rights.credits import Credit
 from ..rights.guard import Finding
 from . import infotext
-from .base import Checkpoint, Note
+from .base import Checkpoint, Drawing, Note
 from .guarding import Guarding, having_weight
 
 # Seeds as the webuis draw them: 32 bits.
@@ -234,6 +234,25 @@ class EmbeddedHost:
         with self._lock, _memory_errors_said(), _suitable_threads(self._info):
             notes = self._use(calls)
             return sample(self.model(), request, on_step=on_progress), notes
+
+    def picture(self, asked: Drawing) -> Image.Image:
+        """Draw what a comparison or a training wants to see."""
+        side, parsed = self._info.resolution, parse(asked.prompt)
+        request = Txt2Img(
+            prompts=[parsed.text],
+            negative_prompt=asked.negative_prompt,
+            steps=asked.steps,
+            sampler=asked.sampler or DEFAULT_SAMPLER,
+            cfg_scale=asked.cfg_scale or (3.0 if self._info.family == "toy" else 7.0),
+            width=asked.width or side,
+            height=asked.height or side,
+            seeds=[asked.seed],
+        )
+        images, notes = self.draw(request, parsed.calls)
+        lost = next((note for note in notes if isinstance(note, ExtensionError)), None)
+        if lost is not None:
+            raise lost
+        return images[0]
 
     def generate(self, request: GenerateRequest, *, on_progress: OnProgress | None = None) -> Generated:
         """Return and save the pictures that a request asks for, with the LoRAs that its prompt names.
