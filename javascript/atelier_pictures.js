@@ -68,7 +68,9 @@
             this.status = el("div", { class: "atelier-status", "aria-live": "polite" });
             this.grid = el("div", { class: "atelier-grid", id: "atelier_thumbnails" });
             this.more = el("div", { class: "atelier-more" });
-            replace(this.element, this.drop, choose, folder, this.path, this.status, this.grid, this.more);
+            const guide = el("a", { class: "atelier-link", href: window.atelier.guideUrl(), target: "_blank", rel: "noopener", id: "atelier_guide", text: t("What creators should know") });
+            const foot = el("p", { class: "atelier-hint" }, t("Whose pictures may be trained on?"), " ", guide);
+            replace(this.element, this.drop, choose, folder, this.path, this.status, this.grid, this.more, foot);
             if (this.folder) this.typePath();
             this.draw();
             return this.element;

@@ -157,7 +157,7 @@
 
         details() {
             const { said } = this.rights;
-            const { askStatement, askDocument, guideUrl } = window.atelier;
+            const { askStatement, askDocument } = window.atelier;
             const documents = (said.statement.evidence || []).length;
             return [
                 ...said.remarks.map((text) => el("p", { class: "atelier-hint", text })),
@@ -171,9 +171,7 @@
                     { class: "atelier-hint atelier-rights-links" },
                     link(t("State more for all pictures …"), () => askStatement(this.rights), { id: "atelier_state" }),
                     " · ",
-                    link(t("Attach a document …"), () => askDocument(this.rights)),
-                    " · ",
-                    el("a", { class: "atelier-link", href: guideUrl(), target: "_blank", rel: "noopener", id: "atelier_guide", text: t("What creators should know") })
+                    link(t("Attach a document …"), () => askDocument(this.rights))
                 ),
             ];
         }
