@@ -16,8 +16,7 @@ from .. import locales
 from ..errors import ExtensionError, message
 from ..hosts.embedded import EmbeddedHost, GenerateRequest
 from ..models.detect import ModelInfo
-from ..models.sample import SAMPLERS, Txt2Img
-from ..prompt import parse
+from ..models.sample import SAMPLERS
 from ..ui import tab
 from ..web.routes import router
 from ..web.services import Services, services
@@ -116,17 +115,7 @@ def _services(host: EmbeddedHost) -> Services:
         folder = examples.example_folder(examples.REGULARISATION)
         return folder if info.family == "toy" and folder.is_dir() else None
 
-    def paint(prompt: str, seed: int) -> Any:
-        side, toy = host.current().resolution, host.family() == "toy"
-        parsed = parse(prompt)
-        asked = Txt2Img(prompts=[parsed.text], cfg_scale=3 if toy else 7, width=side, height=side, seeds=[seed])
-        images, notes = host.draw(asked, parsed.calls)
-        lost = next((note for note in notes if isinstance(note, ExtensionError)), None)
-        if lost is not None:
-            raise lost
-        return images[0]
-
-    return services(host, regularisation=regularisation, paint=paint, on_busy=host.make_room)
+    return services(host, regularisation=regularisation, on_busy=host.make_room)
 
 
 def _theme() -> Any:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import Message
-from ..hosts.base import Host
-from ..jobs.compare import Comparison, Paint
+from ..hosts.base import Drawing, Host
+from ..jobs.compare import Comparison
 from ..jobs.measuring import Measuring
 from ..jobs.queue import OnBusy, Queue
 from ..jobs.run_dir import RunDir
@@ -60,12 +60,10 @@ def services(
     regularisation: Callable[[ModelInfo], Path | None] | None = None,
     on_start: Callable[[RunDir], None] | None = None,
     on_busy: OnBusy | None = None,
-    paint: Paint | None = None,
 ) -> Services:
     """The services of one host: its data folder, LoRA folders and base models, the chosen model first.
 
-    ``on_start`` is told of every run whose process was started, ``on_busy`` whether any training goes on; ``paint``
-    draws a prompt with the host's own sampler.
+    ``on_start`` is told of every run whose process was started, ``on_busy`` whether any training goes on.
     Pictures that carry a data-mining prohibition are shown as refused, by the rule that the trainer's gate has.
     """
 
@@ -74,7 +72,11 @@ def services(
         return sorted(usable, key=lambda info: info.path != host.current().path)
 
     jobs = Jobs(host.data_dir, host.lora_dirs()[0], on_start=on_start)
-    comparison = Comparison(paint, host.lora_dirs()[0], host.refresh_adapters) if paint is not None else None
+    comparison = Comparison(
+        lambda prompt, seed: host.picture(Drawing(prompt=prompt, seed=seed)),
+        host.lora_dirs()[0],
+        host.refresh_adapters,
+    )
     return Services(
         jobs=jobs,
         queue=Queue(jobs, on_busy),
