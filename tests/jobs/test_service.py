@@ -12,6 +12,9 @@ from lora_atelier.config import recipe
 from lora_atelier.errors import AlreadyRunningError, ConfigError, JobError
 from lora_atelier.jobs import process, service
 from lora_atelier.jobs.service import Jobs
+from lora_atelier.rights import scanning
+from lora_atelier.rights.folder_ledger import FolderLedger
+from lora_atelier.rights.store import Store
 
 STEPS = recipe(goal="character", family="toy", num_images=2).schedule.steps
 
@@ -248,3 +251,16 @@ def test_a_run_of_long_steps_has_as_long_to_stop_as_three_of_them_take(jobs, for
     events.Appender(run.events_path).add(events.Stepped(**step, seconds_per_step=50.0))
 
     assert jobs.stop_timeout_s(run) == 150.0
+
+
+def test_what_is_stated_of_pictures_goes_along_where_a_run_copies_them(jobs, form):
+    """A folder that can't be written to has its record in the data folder alone, and a copy is another folder."""
+    store = Store(jobs.data_dir)
+    ledger = scanning.scan(form.pictures, [path.name for path in form.pictures.glob("*.png")], store=store)
+    ledger.state({"licence": "CC0-1.0"}, by="Ada")
+    store.put(ledger, form.pictures)
+
+    run = jobs.create(dataclasses.replace(form, left_out=frozenset({"0.png"})))
+
+    assert FolderLedger.read(run.pictures_dir).statement == {"licence": "CC0-1.0"}
+    assert not (form.pictures / "rights.jsonl").exists()

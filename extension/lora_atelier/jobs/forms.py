@@ -17,6 +17,8 @@ from ..config import GOALS, QUALITIES, DataConfig, ModelConfig, SamplingConfig, 
 from ..datasets.checks import common_trigger
 from ..errors import ModelError, Problem, problem
 from ..models.detect import ModelInfo, inspect
+from ..rights import scanning
+from ..rights.store import Store
 from . import estimate
 
 WHOSE = ("mine", "permission", "open-licence", "experiment", "studio")
@@ -220,9 +222,10 @@ def _sample_prompts(form: JobForm, info: ModelInfo) -> tuple[str, ...]:
 # ------------------------------------------------------------------------------------------------- pictures
 
 
-def copy_pictures(form: JobForm, target: Path) -> None:
+def copy_pictures(form: JobForm, target: Path, store: Store | None = None) -> None:
     """Put the form's pictures and captions into ``target``: as second names of the same files where the disk allows it,
-    so that 5 000 pictures cost nothing, else as copies. Raises OSError."""
+    so that 5 000 pictures cost nothing, else as copies; with what is stated of their rights, also where the folder
+    could not be written to and only the ``store`` knows. Raises OSError, RightsError."""
     target.mkdir()
     if form.pictures is None:
         return
@@ -242,3 +245,7 @@ def copy_pictures(form: JobForm, target: Path) -> None:
             with contextlib.suppress(FileNotFoundError):
                 written.unlink()
             atomic.write_text(written, caption.strip() + "\n")
+    if store is not None and store.path.is_file():
+        ledger = scanning.open_ledger(form.pictures, store)
+        if ledger is not None and ledger.events:
+            ledger.write(target)

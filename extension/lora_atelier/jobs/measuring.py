@@ -19,8 +19,9 @@ from typing import Any
 
 from ..config import TrainConfig, to_kohya
 from ..errors import AlreadyRunningError, ConfigError, ExtensionError, JobError
+from ..rights.store import Store
 from . import forms
-from .dry_run import DryRun
+from .dry_run import FOLDER, DryRun
 from .estimate import Plan
 from .forms import JobForm
 from .service import Jobs
@@ -72,10 +73,8 @@ class Measuring:
             config = proposal.config
             self._key = _key(config, form, proposal.pictures)
             if form.left_out or form.captions:
-                self._pictures = self.jobs.data_dir / "dry runs" / f"{uuid.uuid4().hex[:8]}-pictures"
-                self._pictures.parent.mkdir(parents=True, exist_ok=True)
-                forms.copy_pictures(form, self._pictures)
-                config = forms.moved(config, self._pictures)
+                self._pictures = self.jobs.data_dir / FOLDER / f"{uuid.uuid4().hex[:8]}-pictures"
+                config = forms.moved(config, self._copied(form, self._pictures))
             self._tell(True)
             try:
                 self._dry = DryRun.start(
@@ -116,6 +115,22 @@ class Measuring:
     def known(self, config: TrainConfig, form: JobForm, plan: Plan) -> Plan:
         """What was measured for these very settings and pictures; ``plan``, which was foretold, where nothing was."""
         return self._known.get(_key(config, form, plan.pictures), plan)
+
+    def _copied(self, form: JobForm, target: Path) -> Path:
+        """The pictures that would be used, in ``target``. Raises JobError."""
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            forms.copy_pictures(form, target, Store(self.jobs.data_dir))
+        except OSError as error:
+            self._over()
+            raise JobError(
+                "The training could not be measured.",
+                why="{reason}.",
+                todo="Check that the folder {folder} may be written to and that the disk has room.",
+                reason=error.strerror or str(error),
+                folder=str(self.jobs.data_dir),
+            ) from error
+        return target
 
     def _over(self) -> None:
         if self._dry is not None:

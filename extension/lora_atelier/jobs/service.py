@@ -21,6 +21,7 @@ from ..config import GOALS, QUALITIES, TrainConfig, model_problems, notes, to_ko
 from ..engines.base import Asked
 from ..errors import AlreadyRunningError, ConfigError, ExtensionError, JobError, Problem, problem
 from ..models.detect import ModelInfo, inspect
+from ..rights.store import Store
 from . import devices as cards
 from . import estimate, forms, overlay, process
 from .environment import trainer_python
@@ -188,7 +189,7 @@ class Jobs:
         config, source = proposal.config, form.pictures
         with self._new_run(proposal.name) as run:
             if form.keep_pictures or form.left_out or form.captions:
-                forms.copy_pictures(form, run.pictures_dir)
+                forms.copy_pictures(form, run.pictures_dir, Store(self.data_dir))
                 source = run.pictures_dir
             config = forms.moved(config, source)
             config_files.write(config, run.path)
