@@ -74,6 +74,66 @@ class NextState(State):
         super().end()
 
 
+class Embedding:
+    """A word's vectors, as all webuis of the family hold them."""
+
+    def __init__(self, vec, name, step=None):
+        self.vec, self.name, self.step, self.vectors, self.shape = vec, name, step, 0, None
+
+
+class EmbeddingDatabase:
+    """Words by name, and by the number that they begin with; it can be read from its folder again at any time."""
+
+    def __init__(self):
+        self.word_embeddings, self.ids_lookup, self.expected_shape = {}, {}, WIDTH
+
+    def register_embedding_by_name(self, embedding, model, name):
+        assert model is not None
+        self.word_embeddings[name] = embedding
+        self.ids_lookup.setdefault(len(name), []).append(([len(name)], embedding))
+
+    def words(self):
+        """What a prompt can say, each word found in both ways."""
+        found = {each.name: each.vec for entries in self.ids_lookup.values() for _, each in entries}
+        assert found.keys() == self.word_embeddings.keys() and all(self.ids_lookup.values())
+        return {name: vec.tolist() for name, vec in found.items()}
+
+
+class ForgeEmbeddingDatabase(EmbeddingDatabase):
+    """Forge's belong to a text encoder, with whose tokenizer they know the first number."""
+
+    tokenizer = "of its engine"
+
+    def register_embedding_by_name(self, embedding, name):
+        super().register_embedding_by_name(embedding, self, name)
+
+
+class Tokenizer:
+    """transformers' slow kind, as far as adding words goes."""
+
+    def __init__(self):
+        self._added_tokens_decoder, self._added_tokens_encoder, self.tries = {}, {}, 0
+
+    def get_vocab(self):
+        return {"cat": 0, **self._added_tokens_encoder}
+
+    def _update_trie(self):
+        self.tries += 1
+
+
+class TextEncoder(nn.Module):
+    """One layer and a table with a row for each word."""
+
+    def __init__(self):
+        super().__init__()
+        self.text_model = text_model().text_model
+        self.table = nn.Embedding(1, WIDTH)
+        self.config = types.SimpleNamespace(vocab_size=1)
+
+    def get_input_embeddings(self):
+        return self.table
+
+
 class Txt2Img(types.SimpleNamespace):
     """What a picture is asked for with, by name only; closed when it is made."""
 
@@ -200,6 +260,25 @@ class FakeWebui:
         """What the model would draw with."""
         raise NotImplementedError
 
+    # --- words that stand for vectors
+
+    def add_embeddings(self):
+        """The database that A1111 and its nearer relatives have."""
+        self.add("modules.textual_inversion")
+        self.add("modules.textual_inversion.textual_inversion", Embedding=Embedding)
+        self.embeddings = EmbeddingDatabase()
+        if "modules.sd_hijack" not in self.modules:
+            self.add("modules.sd_hijack")
+        self.modules["modules.sd_hijack"].model_hijack = types.SimpleNamespace(embedding_db=self.embeddings)
+
+    def words(self):
+        """What prompts can name now: words -> vectors."""
+        return self.embeddings.words()
+
+    def own_word(self, name):
+        """The person has a file of this name in the folder of embeddings."""
+        self.embeddings.register_embedding_by_name(Embedding(torch.zeros(1, WIDTH), name), self.model, name)
+
     # --- a generation
 
     def draw(self, prompt):
@@ -274,6 +353,7 @@ class A1111(FakeWebui):
         networks.network_apply_weights = self.give_back
         networks.list_available_networks = lambda: setattr(networks, "listed", networks.listed + 1)
         self.networks = self.modules["networks"] = networks
+        self.add_embeddings()
 
     @staticmethod
     def give_back(module):
@@ -347,6 +427,15 @@ class Forge(FakeWebui):
         self.add("backend.args", dynamic_args={})
         self.add("backend.patcher")
         self.add("backend.patcher.lora", extra_weight_calculators=self.calculators)
+        self.add("backend.text_processing")
+        self.add("backend.text_processing.textual_inversion", Embedding=Embedding)
+
+    def words(self):
+        return self.model.text_processing_engine.embeddings.words()
+
+    def own_word(self, name):
+        database = self.model.text_processing_engine.embeddings
+        database.register_embedding_by_name(Embedding(torch.zeros(1, WIDTH), name), name)
 
     def read_patches(self, patcher, *, filename, patches, strength_patch=1.0, online_mode=False):
         patcher.online, patcher.filename = online_mode, filename
@@ -363,7 +452,8 @@ class Forge(FakeWebui):
         objects = _Objects(_Patcher(self, unet), _Clip(_Patcher(self, text)))
         names = ("forge_objects", "forge_objects_original", "forge_objects_after_applying_lora")
         copies = {name: objects.shallow_copy() for name in names}
-        return types.SimpleNamespace(**copies, is_sdxl=False, is_sd2=False)
+        engine = types.SimpleNamespace(embeddings=ForgeEmbeddingDatabase())
+        return types.SimpleNamespace(**copies, is_sdxl=False, is_sd2=False, text_processing_engine=engine)
 
     def before_batch(self, p):
         self.model.forge_objects = self.model.forge_objects_original.shallow_copy()
@@ -389,6 +479,13 @@ class Classic(Forge):
         self.add("ldm_patched")
         self.add("ldm_patched.modules")
         self.add("ldm_patched.modules.model_patcher", extra_weight_calculators=self.calculators)
+        self.add_embeddings()
+
+    def words(self):
+        return self.embeddings.words()
+
+    def own_word(self, name):
+        FakeWebui.own_word(self, name)
 
     def read_patches(self, patcher, patches, strength):
         return patches
@@ -408,6 +505,17 @@ class ReForge(Classic):
         base = self.modules["ldm_patched.modules.weight_adapter.base"].WeightAdapterBase
         assert isinstance(value, base)
         return value.calculate_weight(weight, key, 1.0, 1.0, None, None, torch.float32, None)
+
+
+@torch.no_grad()
+def load_textual_inversion(vectors, token, tokenizer, text_encoder):
+    """As diffusers' pipelines do it: a word for each vector, a row for each word."""
+    for at, vector in enumerate(vectors):
+        name = token if at == 0 else f"{token}_{at}"
+        number = len(text_encoder.table.weight)
+        tokenizer._added_tokens_encoder[name], tokenizer._added_tokens_decoder[number] = number, name
+        text_encoder.table.weight = nn.Parameter(torch.cat([text_encoder.table.weight, vector[None]]))
+        text_encoder.table.num_embeddings = text_encoder.config.vocab_size = number + 1
 
 
 class SdNext(FakeWebui):
@@ -438,7 +546,22 @@ class SdNext(FakeWebui):
         )
         blocks = ("CrossAttnUpBlock2D",)
         unet.config = types.SimpleNamespace(layers_per_block=2, up_block_types=blocks, addition_embed_type=None)
-        return types.SimpleNamespace(unet=unet, text_encoder=text_model())
+        return types.SimpleNamespace(
+            unet=unet, text_encoder=TextEncoder(), tokenizer=Tokenizer(), load_textual_inversion=load_textual_inversion
+        )
+
+    def words(self):
+        encoder, tokenizer = self.model.text_encoder, self.model.tokenizer
+        rows = encoder.table.weight
+        assert len(rows) == encoder.table.num_embeddings == 1 + len(tokenizer._added_tokens_encoder)
+        assert encoder.config.vocab_size == len(rows)
+        names = [name for name in tokenizer._added_tokens_encoder if not re.search(r"_\d+$", name)]
+        parts = {name: [name, *(f"{name}_{at}" for at in range(1, 9))] for name in names}
+        number = tokenizer._added_tokens_encoder
+        return {name: [rows[number[each]].tolist() for each in all_ if each in number] for name, all_ in parts.items()}
+
+    def own_word(self, name):
+        self.model.load_textual_inversion(torch.zeros(1, WIDTH), name, self.model.tokenizer, self.model.text_encoder)
 
     def load(self, title):
         super().load(title)

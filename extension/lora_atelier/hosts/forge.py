@@ -13,6 +13,7 @@ from ..loader.merging import Change
 from ..loader.patching import Patcher
 from ..models import ldm_layers
 from ..models.layers import Layer
+from .embeddings import Databases, Shelf
 from .patcher import KIND, ModelPatches, Parts, PatchedLayer, calculator, parameter_names
 from .webui import WebuiHost, hf_text_layers
 
@@ -83,6 +84,14 @@ class ForgeHost(ForgeFamilyHost):
 
     id = "forge"
 
+    def shelf(self) -> Shelf:
+        """Each text encoder has a database of its own."""
+        names = ("text_processing_engine", "text_processing_engine_l", "text_processing_engine_g")
+        engines: list[Any] = [getattr(self._model, name, None) for name in names]
+        databases = [engine.embeddings for engine in engines if getattr(engine, "embeddings", None) is not None]
+        kind = self.module("backend.text_processing.textual_inversion").Embedding
+        return Databases(databases, kind, self.family(), self._model)
+
     def patched(self, patcher: Any, clone: Any, patches: Mapping[str, Sequence[Change]], name: str) -> Any:
         """Merged into the weights, or, where these are quantised and the person asked for it, added on every call."""
         lora = self.module("backend.patcher.lora")
@@ -102,6 +111,7 @@ class ForgeHost(ForgeFamilyHost):
                 return
             with self._lock:
                 self._session.forget()
+                self.bundled.clear()
                 self._model, self._layers, self._aliases = None, {}, {}
             management = self.module("backend.memory_management")
             management.unload_all_models()

@@ -16,6 +16,7 @@ from ..models import layers as diffusers_layers
 from ..models import ldm, ldm_layers
 from ..models.layers import Layer
 from .base import Note
+from .embeddings import Shelf, Tokenizers
 from .webui import WebuiHost, hf_text_layers
 
 _FAMILIES = {"sd": "sd1", "sd2": "sd2", "sdxl": "sdxl"}
@@ -91,15 +92,22 @@ class SdNextHost(WebuiHost):
         paths = [(self.absolute(path), title) for path, title in found if path]
         return [(path, title) for path, title in paths if path.exists()]
 
+    def shelf(self) -> Shelf:
+        """The words are the pipeline's tokenizers'."""
+        return Tokenizers(self.pipe())
+
     def use_embeddings(self, embeddings: Embeddings) -> list[Note]:
-        """As everywhere; said once."""
-        return [message("The embeddings inside of a LoRA file are not used in this webui.")] if embeddings else []
+        """As everywhere, but where the tables are elsewhere while nothing is drawn."""
+        if embeddings and self.offload_mode() == "sequential":
+            return [message("The embeddings inside of a LoRA file are not used with the offload mode “sequential”.")]
+        return super().use_embeddings(embeddings)
 
     def release_gpu(self) -> None:
         """Throw the model away; SD.Next reads it again when it is next asked for."""
         models = self.module("modules.sd_models")
         with self._lock:
             self._session.forget()
+            self.bundled.clear()
             self._model, self._layers, self._aliases = None, {}, {}
         for kind in ("model", "refiner"):
             models.unload_model_weights(op=kind)

@@ -30,6 +30,7 @@ from ..models.layers import Layer, te_layers
 from ..prompt import NetworkCall
 from .base import Checkpoint, Drawing, Note
 from .drawing import Drawer
+from .embeddings import Bundled, Databases, Shelf
 from .pictures import Pictures
 
 # The settings' names in the webui's own configuration.
@@ -63,6 +64,7 @@ class WebuiHost:
         self._calls: tuple[NetworkCall, ...] = ()
         self._warnings: list[Note] = []
         self.drawer = Drawer(self)
+        self.bundled = Bundled()
         self._released = False
         self.pictures = Pictures(self)
 
@@ -80,6 +82,12 @@ class WebuiHost:
     def patcher(self) -> Patcher:
         """What changes the weights of a model that was not known yet: ours writes them."""
         return WeightPatcher(self)
+
+    def shelf(self) -> Shelf:
+        """Where the webui looks up words that stand for trained vectors."""
+        database = self.module("modules.sd_hijack").model_hijack.embedding_db
+        kind = self.module("modules.textual_inversion.textual_inversion").Embedding
+        return Databases([database], kind, self.family(), self._model)
 
     def release_gpu(self) -> None:
         """Give the graphics card's memory to a training."""
@@ -131,11 +139,17 @@ class WebuiHost:
         """Not known: a webui may have changed what it read (other VAE, precision, merged parts)."""
 
     def use_embeddings(self, embeddings: Embeddings) -> list[Note]:
-        """Embeddings inside of LoRA files are the webui's own loader's part; say which were left out."""
-        return [
-            message("The embedding “{name}” inside of a LoRA file is not used in this webui.", name=name)
-            for name in embeddings
-        ]
+        """Let the prompt use the embeddings of its LoRA files; where that fails it is said, and the LoRAs are on."""
+        if not embeddings:
+            self.bundled.clear()
+            return []
+        try:
+            return self.bundled.use(embeddings, self.shelf())
+        except Exception as error:
+            _log.exception("The embeddings of a LoRA file could not be used")
+            self.bundled.clear()
+            reason = str(error).rstrip(".") or type(error).__name__
+            return [message("The embeddings inside of a LoRA file could not be used: {reason}.", reason=reason)]
 
     def current(self) -> ModelInfo:
         """The checkpoint that is chosen in the webui. Raises ModelError where that is none we can use."""
@@ -281,6 +295,7 @@ class WebuiHost:
                 # Its layers are still those of ``layers``, which must not look at the new model for this.
                 self._session.restore()
         self._session.forget()
+        self.bundled.clear()
         self._model, self._layers, self._aliases = None, {}, {}
 
     def unload(self) -> None:
