@@ -97,6 +97,16 @@ def test_one_at_a_time_and_none_beside_a_training(jobs, form):
     wait_for(jobs, run, "stopped")
 
 
+def test_a_host_that_draws_is_waited_for_and_left_alone(jobs, form):
+    told = []
+    measuring = made(jobs, "", on_busy=lambda busy: told.append(busy) or False)
+
+    with pytest.raises(AlreadyRunningError, match="being drawn"):
+        measuring.start(form)
+
+    assert told == [True] and measuring.state().status == "none"
+
+
 def test_a_form_that_is_not_right_and_another_engine_are_refused(jobs, form):
     measuring = made(jobs, "")
     with pytest.raises(ConfigError):

@@ -44,7 +44,7 @@ class Measuring:
     ``command`` replaces the trainer (tests)."""
 
     jobs: Jobs
-    on_busy: Callable[[bool], None] | None = None
+    on_busy: Callable[[bool], object] | None = None
     command: Sequence[str] | None = None
     _dry: DryRun | None = None
     _key: str = ""
@@ -75,7 +75,7 @@ class Measuring:
             if form.left_out or form.captions:
                 self._pictures = self.jobs.data_dir / FOLDER / f"{uuid.uuid4().hex[:8]}-pictures"
                 config = forms.moved(config, self._copied(form, self._pictures))
-            self._tell(True)
+            self._make_room()
             try:
                 self._dry = DryRun.start(
                     self.jobs.data_dir,
@@ -87,6 +87,8 @@ class Measuring:
                 )
             except ExtensionError:
                 self._over()
+                if self.on_busy is not None:
+                    self.on_busy(False)
                 raise
 
     def state(self) -> State:
@@ -133,6 +135,7 @@ class Measuring:
         return target
 
     def _over(self) -> None:
+        was_going = self._dry is not None
         if self._dry is not None:
             self._dry.end()
         self._dry = None
@@ -141,12 +144,14 @@ class Measuring:
             with contextlib.suppress(OSError):
                 self._pictures.parent.rmdir()
         self._pictures = None
-        self._tell(False)
-
-    def _tell(self, busy: bool) -> None:
         # A training that began meanwhile needs the memory on.
-        if self.on_busy is not None and (busy or self.jobs.running() is None):
-            self.on_busy(busy)
+        if was_going and self.on_busy is not None and self.jobs.running() is None:
+            self.on_busy(False)
+
+    def _make_room(self) -> None:
+        if self.on_busy is not None and self.on_busy(True) is False:
+            self._over()
+            raise AlreadyRunningError("A picture is being drawn.", todo="Try again when it is done.")
 
 
 def _key(config: TrainConfig, form: JobForm, pictures: int) -> str:
