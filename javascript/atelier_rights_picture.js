@@ -6,6 +6,15 @@
     const PLACES = { xmp: () => t("in the file (XMP)"), exif: () => t("in the file (EXIF)"), iim: () => t("in the file (IPTC)"), c2pa: () => t("in the file (content credentials)"), caption: () => t("in the caption"), inherited: () => t("known from before") };
     const USES = { allowed: () => t("allows training"), not_allowed: () => t("forbids training"), constrained: () => t("allows it on terms that a person must read"), unspecified: () => t("leaves it open"), unread: () => t("can't be read") };
 
+    const PEOPLE = { no: () => t("nobody"), self: () => t("myself"), fictional: () => t("a made-up figure"), model: () => t("someone who agreed in writing"), unknown: () => t("someone else") };
+
+    function peopleOf(people) {
+        if (!people) return "";
+        if (people.present === "no") return "no";
+        const [person] = people.persons || [];
+        return person && person.relation in PEOPLE ? person.relation : "";
+    }
+
     class PictureRights {
         // ``known``: sentences that are shown beside it.
         constructor(rights, name, known) {
@@ -75,7 +84,18 @@
             licence.firstChild.setAttribute("placeholder", t("as for all"));
             basis.addEventListener("change", () => this.state({ basis: basis.value || null }));
             licence.firstChild.addEventListener("change", () => this.state({ licence: licence.firstChild.value.trim() || null }));
-            return [el("div", { class: "atelier-fields is-narrow" }, rightsField(t("Why it may be used"), basis), rightsField(t("Licence"), licence))];
+            const people = rightsSelect("atelier_picture_people", [["", t("not said")], ...Object.entries(PEOPLE).map(([name, words]) => [name, words()])], peopleOf(said.people));
+            people.addEventListener("change", () => this.state({ people: this.people(people.value) }));
+            return [el("div", { class: "atelier-fields is-narrow" }, rightsField(t("Why it may be used"), basis), rightsField(t("Licence"), licence), rightsField(t("Who is to be seen"), people))];
+        }
+
+        // As the record has it; a consent in writing is the document that was attached last.
+        people(chosen) {
+            if (!chosen) return null;
+            if (chosen === "no") return { present: "no", persons: [] };
+            const [document] = [...((this.picture.said || {}).evidence || []), ...(this.statement.evidence || [])].slice(-1);
+            const consent = chosen === "model" ? { consent: "written", ...(document ? { evidence: document.sha256 } : {}) } : { consent: "none" };
+            return { present: "yes", persons: [{ alias: chosen, relation: chosen, ...consent }] };
         }
 
         acts() {
