@@ -39,10 +39,11 @@ MAY_IMPORT = {
     "web": CONTRACT | {"jobs", "loader", "models", "datasets", "rights", "hosts", "adapters", "engines"},
     "ui": CONTRACT | {"jobs", "loader", "hosts", "web"},
     "trainer": CONTRACT | {"models", "rights", "datasets", "adapters", "loader"},
+    "helper": set(),
     "embedded": CONTRACT | {"ui", "web", "hosts", "jobs", "loader", "models", "datasets", "rights", "adapters", "cli"},
     "cli": CONTRACT
     | {"embedded", "jobs", "loader", "adapters", "models", "datasets", "hosts", "cli_files", "cli_rights", "cli_train"},
-    "cli_rights": CONTRACT | {"rights", "datasets", "cli_rights_files", "cli_rights_console"},
+    "cli_rights": CONTRACT | {"rights", "datasets", "jobs", "cli_rights_files", "cli_rights_console"},
     "cli_rights_files": CONTRACT | {"rights", "cli_rights_console"},
     "cli_rights_console": CONTRACT,
     "cli_train": CONTRACT | {"jobs", "models", "engines", "train_check", "train_files"},

@@ -105,7 +105,9 @@ def _ledger(folder: Path, at: Console) -> tuple[Any, Any]:
     """The folder's ledger after a fresh look, and the store. Raises RightsError, DataError."""
     from .datasets.captions import read_caption
     from .datasets.headers import PICTURE_SUFFIXES
+    from .jobs.helper_process import Helper
     from .rights import scanning
+    from .rights.signals_verified import Verifier
     from .rights.store import Store
 
     try:
@@ -121,7 +123,17 @@ def _ledger(folder: Path, at: Console) -> tuple[Any, Any]:
     if not names:
         raise DataError("There is no picture in {folder}.", todo="Name the folder that holds them.", folder=str(folder))
     store = Store(at.data_dir)
-    ledger = scanning.scan(folder.resolve(), names, store=store, captions=lambda path: read_caption(path, ".txt") or "")
+    helper = Helper()
+    try:
+        ledger = scanning.scan(
+            folder.resolve(),
+            names,
+            store=store,
+            captions=lambda path: read_caption(path, ".txt") or "",
+            verifier=Verifier.of(helper.ask, at.data_dir),
+        )
+    finally:
+        helper.close()
     return ledger, store
 
 

@@ -106,9 +106,11 @@ def _latest(run: RunDir) -> str:
 def write_adapter(
     source: Path, target: Path, said: Mapping[str, str], data_dir: Path, *, step: int
 ) -> tuple[str, Message | None]:
-    """Write the adapter file that sd-scripts made as ``target``, without what is private in it and with ``said``, signed
-    with the key in ``data_dir``; returns its hash, and why it is unsigned if it is. Needs torch. Raises
-    AdapterFormatError, OSError."""
+    """Write the adapter file that sd-scripts made as ``target``, without what is private in it and with ``said``.
+
+    It is signed with the key in ``data_dir``. Returns its hash, and why it is unsigned if it is. Needs torch.
+    Raises AdapterFormatError, OSError.
+    """
     from ..adapters import file as adapter_file
 
     read = adapter_file.read(source)

@@ -24,6 +24,7 @@ from .ledger import BASES, Record
 from .policy import Case, Decision
 from .signals_base import Signals
 from .signals_sidecar import Beside
+from .signals_verified import checked_of, with_checked
 from .store import Prohibitions, Store
 
 LEDGER = "rights.jsonl"
@@ -193,7 +194,11 @@ class _Examiner:
                 name=path.name,
             )
         beside = self._beside.setdefault(path.parent, Beside(path.parent))
-        found = signals.read_bytes(data).merged(beside.signals(path.name))
+        found = signals.read_bytes(data)
+        if entry is not None:
+            # The record knows more of these bytes where somebody checked the seals of their content credentials.
+            found = with_checked(found, checked_of(entry.signals()))
+        found = found.merged(beside.signals(path.name))
         inherited, withdrawn = self._inherited(data, sha256, entry, known)
         found = found.merged(inherited)
         case = Case(

@@ -11,6 +11,7 @@ from ..errors import Message, message
 from . import licences, policy
 from .folder_ledger import Entry, FolderLedger
 from .policy import Case, Decision
+from .signals_verified import is_unchecked
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,12 @@ class Overview:
         """What is not known of the files, what their licences take away, and what an expert should look at."""
         if no_origin := self.counts()["no_origin"]:
             yield message("{count} files have no information about their origin.", count=no_origin)
+
+        if any(is_unchecked(row.case.signals) for row in self.rows):
+            yield message(
+                "Content credentials are read here and their signatures not checked: that needs the package "
+                "“c2pa-python” in the trainer's environment."
+            )
         for licence in dict.fromkeys(row.case.licence for row in self.rows if row.decision.included):
             yield from licences.reasons(licence)
         if self._is_of_one_creator():

@@ -18,6 +18,7 @@ from . import near_duplicates, personal, signals_embedded
 from .folder_ledger import Entry, FolderLedger, item_id
 from .signals_base import Signals
 from .signals_sidecar import Beside
+from .signals_verified import Verifier, is_unchecked
 from .store import Store
 
 # Until somebody gives a name.
@@ -83,12 +84,13 @@ def scan(
     store: Store | None = None,
     captions: Callable[[Path], str] = lambda path: "",
     seconds: float = math.inf,
+    verifier: Verifier | None = None,
 ) -> FolderLedger:
     """Look through the pictures ``names`` of a folder and return its ledger, not kept yet; nothing is written to them.
 
     A picture that is gone meanwhile is passed over. Files that were read before and are as they were are not read
-    again. After ``seconds`` of reading, the rest is left for the next look, and the ledger says how many. Raises
-    RightsError.
+    again. After ``seconds`` of reading, the rest is left for the next look, and the ledger says how many. ``verifier``
+    checks the signatures of content credentials. Raises RightsError.
     """
     listed = list(names)
     ledger = open_ledger(folder, store) or FolderLedger()
@@ -106,14 +108,14 @@ def scan(
         if str(path) not in known and time.monotonic() > until:
             ledger.unread += 1
             continue
-        if str(path) in known:
-            item, pixels, found = known[str(path)]
-        else:
-            try:
-                item, pixels, found = _read(path)
-            except OSError:
-                continue
-            fresh.append((str(path), mark, item, pixels, found))
+        try:
+            item, pixels, found = known[str(path)] if str(path) in known else _read(path)
+        except OSError:
+            continue
+        checked = _verified(path, found, verifier)
+        if str(path) not in known or checked != found:
+            fresh.append((str(path), mark, item, pixels, checked))
+        found = checked
         entry = Entry(item, name, pixels, found)
         said = entry.signals().merged(beside.signals(name))
         if earlier:
@@ -147,6 +149,14 @@ def _read(path: Path) -> tuple[str, str, dict[str, Any]]:
     if pdq := near_duplicates.fingerprint(data):
         found["pdq"] = pdq
     return item_id(hashlib.sha256(data).hexdigest()), pixel_id(data), found
+
+
+def _verified(path: Path, found: dict[str, Any], verifier: Verifier | None) -> dict[str, Any]:
+    """What was found, with the seals checked; as it was where there is nothing to check, or nobody to do it."""
+    said = Entry("", "", found=found).signals()
+    if verifier is None or not is_unchecked(said):
+        return found
+    return {**found, **_found(verifier.verified(path, said))}
 
 
 def _found(said: Signals) -> dict[str, Any]:

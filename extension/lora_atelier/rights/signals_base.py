@@ -18,7 +18,8 @@ RAW_CHARACTERS = 300
 class Signal:
     """One statement: ``kind`` of standard, ``where`` it was found, its own words, what it says of training.
 
-    ``seal`` is what is known of a signature over it: "none", or "unchecked" where there is one that nobody checked.
+    ``seal`` is what is known of a signature over it: "none", "unchecked" where there is one that nobody checked,
+    "invalid", "valid" (unchanged, by somebody for whom nobody vouches) or "trusted".
     """
 
     kind: str

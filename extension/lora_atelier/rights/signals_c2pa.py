@@ -1,8 +1,9 @@
 """Content credentials (C2PA) in a picture: what their training-mining assertions say, without checking any signature.
 
 A prohibition counts whoever made it; nobody gains by forging one. A manifest that can't be read, or that lies
-elsewhere, is noted and keeps everything else from being read as permission.
-Sources: C2PA specification 2.1, 11 (JUMBF, embedding in JPEG, PNG, TIFF, RIFF); CAWG Training and Data Mining 1.1.
+elsewhere, is noted and keeps everything else from being read as permission. ``signals_verified`` checks signatures.
+Sources: C2PA specification 2.1, 11 (JUMBF) and annex A (embedding in JPEG, PNG, TIFF, RIFF, BMFF); CAWG Training and
+Data Mining 1.1.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _ASSERTIONS = ("cawg.training-mining", "c2pa.training-mining")
 _TRAINING = ("ai_generative_training", "ai_training", "data_mining")
 _USES: dict[str, Use] = {"allowed": "allowed", "notAllowed": "not_allowed", "constrained": "constrained"}
 _TIFF_TAG = 52545
+_BMFF_UUID = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 
 
 def read(data: bytes, tiff_manifest: bytes = b"") -> Iterator[Signal]:
@@ -49,6 +51,8 @@ def _store(data: bytes) -> bytes:
     kind = picture_parts.kind_of(data)
     if kind == "jpeg":
         return _from_segments(part.data for part in picture_parts.parts(data) if part.kind == "APP11")
+    if data[4:8] == b"ftyp":
+        return _from_bmff(data)
     name = {"png": "caBX", "webp": "C2PA"}.get(kind)
     return next((part.data for part in picture_parts.parts(data) if part.kind == name), b"") if name else b""
 
@@ -68,6 +72,27 @@ def _from_segments(segments: Iterator[bytes]) -> bytes:
             boxes[number] += segment[8 + header :]
     # One that is too short to say whose it is may have been ours.
     return next((bytes(box) for box in boxes.values() if b"c2pa" in box[:64] or len(box) < 64), b"")
+
+
+def _from_bmff(data: bytes) -> bytes:
+    """The manifest store of an AVIF or HEIC file, from the first "uuid" box of C2PA's: its UUID (16), version and flags
+    (4), "manifest" up to a zero byte, an offset (8), then the store."""
+    at, left = 0, _MAX_BOXES
+    while at + 8 <= len(data) and left:
+        left -= 1
+        size, kind = struct.unpack_from(">I4s", data, at)
+        start = at + 8
+        if size == 1 and at + 16 <= len(data):
+            (size,) = struct.unpack_from(">Q", data, at + 8)
+            start += 8
+        end = at + size if size else len(data)
+        if end < start:
+            return b""
+        if kind == b"uuid" and data[start : start + 16] == _BMFF_UUID:
+            purpose, found, rest = data[start + 20 : end].partition(b"\0")
+            return rest[8:] if found and purpose == b"manifest" else b""
+        at = end
+    return b""
 
 
 def _assertions(store: bytes) -> Iterator[Signal]:
@@ -91,13 +116,16 @@ def _entries(name: str, said: Any) -> Iterator[Signal]:
     if not isinstance(entries, dict):
         raise ValueError("no entries")
     for key, entry in entries.items():
-        purpose = str(key).rpartition(".")[2]
         use = str(entry.get("use", "")) if isinstance(entry, dict) else str(entry)
-        meant: Use = "unspecified"
-        if purpose in _TRAINING:
-            # A word that we don't know forbids nothing, and permits nothing.
-            meant = _USES.get(use, "unread")
-        yield signal(name, "c2pa", f"{key}: {use}", meant, seal="unchecked")
+        yield signal(name, "c2pa", f"{key}: {use}", use_of(str(key), use), seal="unchecked")
+
+
+def use_of(purpose: str, word: str) -> Use:
+    """What an assertion's ``word`` for a purpose ("cawg.ai_training") says of training."""
+    if purpose.rpartition(".")[2] not in _TRAINING:
+        return "unspecified"
+    # A word that we don't know forbids nothing, and permits nothing.
+    return _USES.get(word, "unread")
 
 
 def _content(data: bytes, label: str, depth: int, count: list[int]) -> Iterator[tuple[str, bytes, bytes]]:

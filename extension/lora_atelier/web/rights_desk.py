@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, RightsError
+from ..jobs.helper_process import Helper
 from ..rights import evidence, scanning, stripping
 from ..rights.folder_ledger import FolderLedger
 from ..rights.ledger import BASES
 from ..rights.overview import Overview, overview
+from ..rights.signals_verified import Verifier
 from ..rights.store import Store
 from .folders import PictureFolder
 from .services import Services
@@ -30,6 +32,7 @@ class Desk:
         self.services = services
         self.data_dir = services.jobs.data_dir
         self.store = Store(self.data_dir)
+        self.helper = Helper()
         # Two looks at once would each add events of their own to one history.
         self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
 
@@ -46,6 +49,7 @@ class Desk:
             store=self.store,
             captions=lambda path: folder.caption(path.name),
             seconds=seconds,
+            verifier=Verifier.of(self.helper.ask, self.data_dir),
         )
 
     def complete(self, upload: str) -> FolderLedger:
