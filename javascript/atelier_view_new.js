@@ -2,7 +2,7 @@
 (function () {
     "use strict";
 
-    const { t, el, link, replace, environment, PlanCard, card, GOALS, WHOSE, QUALITIES } = window.atelier;
+    const { t, api, el, button, link, replace, errorBox, environment, PlanCard, card, GOALS, WHOSE, QUALITIES } = window.atelier;
     const PLACES = new Set(["name", "trigger", "whose", "goal", "quality", "base_model", "pictures"]);
     const PREDICTIONS = { epsilon: () => t("predicts noise"), v_prediction: () => t("predicts velocity (v-prediction)") };
 
@@ -41,7 +41,33 @@
                     this.select("whose", t("Whose pictures are these?"), [["", t("I don't say")], ...options.whose.map((whose) => [whose, (WHOSE[whose] || (() => whose))()])], el("small", { text: t("Kept in the file. Unsaid, it counts as an experiment.") })),
                     this.select("quality", t("Quality"), options.qualities.map((key) => [key, (QUALITIES[key] || (() => [key]))().filter(Boolean).join(" – ")]))
                 ),
-                this.select("base_model", t("Base model"), options.base_models.map((model) => [model.path, model.title]), this.modelHint)
+                options.base_models.length ? this.select("base_model", t("Base model"), options.base_models.map((model) => [model.path, model.title]), this.modelHint) : this.noModel()
+            );
+        }
+
+        // Nothing can be trained without one; it may be put there while this page is open.
+        noModel() {
+            const failed = el("span");
+            const look = async () => {
+                try {
+                    const { draft } = this;
+                    draft.options = await api("GET", "options");
+                    draft.form.base_model = draft.options.defaults.base_model;
+                    draft.followModel();
+                    this.go("new"); // which asks for the plan again
+                } catch (error) {
+                    replace(failed, errorBox(error));
+                }
+            };
+            return el(
+                "div",
+                { class: "atelier-error", role: "status", id: "atelier_no_model" },
+                el("strong", { text: t("There is no base model that can be trained.") }),
+                " ",
+                t("Put a .safetensors checkpoint of SD 1.x, 2.x or XL where this program keeps its models."),
+                " ",
+                button(t("Look again"), look, { kind: "is-small", id: "atelier_look_again" }),
+                failed
             );
         }
 
