@@ -296,12 +296,14 @@
             if (!this.grid || !this.rights) return;
             [...this.grid.children].forEach((tile, at) => {
                 const picture = this.shown[at];
-                const mark = picture && this.rights.mark(picture.name);
+                const used = Boolean(picture) && this.rights.isOverridden(picture.name);
+                // A file that forbids training itself says so already, below its picture.
+                const mark = picture && (used || !picture.refused) ? this.rights.mark(picture.name) : null;
                 const place = tile.querySelector(".atelier-tile-rights");
                 place.textContent = mark ? mark.text : "";
                 place.className = `atelier-tile-rights ${mark ? mark.kind : ""}`;
                 place.hidden = !mark || !mark.text;
-                tile.classList.toggle("is-used", Boolean(picture) && this.rights.isOverridden(picture.name));
+                tile.classList.toggle("is-used", used);
             });
         }
 

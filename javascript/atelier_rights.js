@@ -32,6 +32,16 @@
         withdrawn: [(count) => t("{count} were withdrawn", { count }), () => t("withdrawn")],
     };
 
+    const PERMITS = { commercial_output: () => t("selling pictures"), share_model: () => t("sharing the LoRA"), commercial_model: () => t("selling the LoRA"), attribution: () => t("naming the creators") };
+    const ANSWERS = { yes: () => t("yes"), no: () => t("no"), unknown: () => t("not known") };
+    const DUTIES = { yes: () => t("required"), no: () => t("not required"), unknown: () => t("not known") };
+
+    // What may be done with the LoRA, in a line.
+    function permitsSaid(permits) {
+        const answer = (name) => ((name === "attribution" ? DUTIES : ANSWERS)[permits[name]] || ANSWERS.unknown)();
+        return Object.keys(PERMITS).map((name) => `${PERMITS[name]()}: ${answer(name)}`).join("; ");
+    }
+
     class Rights {
         constructor(draft) {
             this.draft = draft;
@@ -40,7 +50,7 @@
         }
 
         clear() {
-            Object.assign(this, { said: null, key: "", error: null, licence: "", busy: false });
+            Object.assign(this, { said: null, key: "", upload: "", error: null, licence: "", looking: Promise.resolve() });
         }
 
         tell() {
@@ -68,12 +78,13 @@
                 return;
             }
             this.key = key;
-            this.look();
+            if (this.upload !== upload) Object.assign(this, { upload, said: null });
+            this.looking = this.look(++this.asked);
+            this.looking.then(() => this.repeat());
         }
 
         // The program looks through a folder for two seconds at a time; until it is through, this asks again.
-        async look() {
-            const number = ++this.asked;
+        async look(number) {
             try {
                 do {
                     const said = await api("GET", `${this.base}?whose=${this.whose}&count=0`);
@@ -82,7 +93,6 @@
                     this.error = null;
                     this.tell();
                 } while (this.said.unread);
-                if (this.licence && !this.said.statement.licence) await this.state({ licence: this.licence });
             } catch (error) {
                 if (number !== this.asked) return;
                 this.error = error;
@@ -90,18 +100,23 @@
             }
         }
 
-        // One change after the other; each answers with how the folder stands then.
-        async change(what, asked, query) {
-            const number = ++this.asked;
-            this.busy = true;
-            try {
-                const said = await api("POST", `${this.base}/${what}?whose=${this.whose}&count=0${query || ""}`, asked);
-                if (number === this.asked) this.said = said;
-                this.error = null;
-            } finally {
-                this.busy = false;
+        // What was stated of the pictures before holds for those that took their place.
+        async repeat() {
+            if (!this.licence || !this.said || this.said.unread || this.said.statement.licence) return;
+            await this.state({ licence: this.licence }).catch((error) => (this.error = error));
+        }
+
+        // One change after the other, none before all was looked at; each answers with how the folder stands then.
+        change(what, asked, query) {
+            const { base, whose } = this;
+            const work = async () => {
+                const said = await api("POST", `${base}/${what}?whose=${whose}&count=0${query || ""}`, asked);
+                if (base === this.base) Object.assign(this, { said, error: null });
                 this.tell();
-            }
+            };
+            const done = this.looking.then(work, work);
+            this.looking = done.catch(() => null);
+            return done;
         }
 
         state(said) {
@@ -199,5 +214,5 @@
         return `${window.atelier.PREFIX}rights/guide?lang=${window.atelier.lang()}`;
     }
 
-    Object.assign(window.atelier, { Rights, BASES, RULES, guideUrl });
+    Object.assign(window.atelier, { Rights, BASES, RULES, guideUrl, permitsSaid });
 })();

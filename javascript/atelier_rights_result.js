@@ -15,11 +15,30 @@
 
     async function fill(place, name) {
         try {
-            const { sentences, signature } = await api("GET", `rights/loras/${encodeURIComponent(name)}`);
-            replace(place, el("ul", { class: "atelier-facts" }, ...sentences.map((text) => el("li", { text }))), signature === "unsigned" && el("p", { class: "atelier-hint", text: t("Without a signature a change of the file can't be seen.") }));
+            const { rights, sentences, signed } = await api("GET", `rights/loras/${encodeURIComponent(name)}`);
+            const rows = rights ? [...told(rights), signed] : sentences;
+            replace(place, el("ul", { class: "atelier-facts" }, ...rows.map((text) => el("li", { text }))));
         } catch (error) {
             replace(place, errorBox(error));
         }
+    }
+
+    // What is in the file, for people; programs have it as it is.
+    function told(rights) {
+        const { BASES, permitsSaid } = window.atelier;
+        const counted = (counts, words) => Object.entries(counts || {}).map(([name, count]) => `${words[name] ? words[name]() : name} ${count}`).join(", ");
+        const mining = { prohibited: () => t("forbidden"), allowed: () => t("allowed"), none_found: () => t("nothing") };
+        const rows = [
+            t("{count} pictures; {refused} were left out, {override} were used against a prohibition.", { count: rights.pictures || 0, refused: rights.refused || 0, override: rights.override || 0 }),
+            rights.basis && t("Why they may be used: {counts}", { counts: counted(rights.basis, BASES) }),
+            rights.licences && counted(rights.licences, {}) && t("Licences: {counts}", { counts: counted(rights.licences, {}) }),
+            rights.data_mining && t("What the files say about training: {counts}", { counts: counted(rights.data_mining, mining) }),
+            rights.permits && t("By what is stated, all together: {answers}.", { answers: permitsSaid(rights.permits) }),
+            rights.sharing === false && t("It, or one that it goes on from, was trained as an experiment and is not for sharing."),
+            Array.isArray(rights.credits) && rights.credits.length > 0 && t("Credits: {names}", { names: rights.credits.join(", ") }),
+            t("What is stated was stated by who trained it; nobody else checked it."),
+        ];
+        return rows.filter(Boolean);
     }
 
     // The pictures of this program that were compared with the training pictures, those that came near first.

@@ -2,11 +2,8 @@
 (function () {
     "use strict";
 
-    const { t, el, button, link, replace, errorBox } = window.atelier;
+    const { t, el, button, link, replace, errorBox, permitsSaid } = window.atelier;
     const FOUND = { gps: () => t("a place"), serial: () => t("serial numbers"), owner: () => t("the owner's name"), person: () => t("names of persons"), place: () => t("a place"), address: () => t("an address"), email: () => t("an address"), phone: () => t("a phone number") };
-    const PERMITS = { commercial_output: () => t("pictures that are made with it may be sold"), share_model: () => t("the LoRA may be shared"), commercial_model: () => t("the LoRA may be sold"), attribution: () => t("creators must be named") };
-    const ANSWERS = { yes: () => t("yes"), no: () => t("no"), unknown: () => t("not known") };
-
     class RightsSummary {
         constructor(rights) {
             this.rights = rights;
@@ -131,11 +128,7 @@
             const said = licence ? await window.atelier.api("GET", `rights/licence?text=${encodeURIComponent(licence)}`).catch(() => null) : null;
             if (!this.input) return;
             const known = said && said.licence && !said.licence.startsWith("LicenseRef-");
-            replace(this.means, known ? `${said.licence}: ${this.permits(said.permits)}.` : licence && t("Not a licence that we know; what it permits is noted as not known."));
-        }
-
-        permits(permits) {
-            return Object.keys(PERMITS).map((name) => `${PERMITS[name]()} – ${(ANSWERS[permits[name]] || ANSWERS.unknown)()}`).join("; ");
+            replace(this.means, known ? `${said.licence}: ${permitsSaid(said.permits)}.` : licence && t("Not a licence that we know; what it permits is noted as not known."));
         }
 
         // ------------------------------------------------------------------------------------------- personal data
@@ -161,7 +154,7 @@
             const documents = (said.statement.evidence || []).length;
             return [
                 ...said.remarks.map((text) => el("p", { class: "atelier-hint", text })),
-                said.counts.included > 0 && el("p", { class: "atelier-hint", text: t("By what is stated, all together: {answers}.", { answers: this.permits(said.permits) }) }),
+                said.counts.included > 0 && el("p", { class: "atelier-hint", text: t("By what is stated, all together: {answers}.", { answers: permitsSaid(said.permits) }) }),
                 said.personal.captions > 0 && el("p", { class: "atelier-hint", text: t("{count} captions name someone or hold an address; look at them.", { count: said.personal.captions }) }),
                 said.counts.override > 0 && el("p", { class: "atelier-hint", text: t("{count} are used against a prohibition; the record has who decided it and why.", { count: said.counts.override }) }),
                 documents > 0 && el("p", { class: "atelier-hint", text: documents === 1 ? t("1 document is attached for all pictures.") : t("{count} documents are attached for all pictures.", { count: documents }) }),

@@ -144,8 +144,8 @@ def _problems_of(checkout: Checkout | None) -> list[Problem]:
         return [
             problem(
                 "engine",
-                "There is no sd-scripts on this machine: type  python install.py sd-scripts  to fetch it, or name its "
-                "folder with --sd-scripts.",
+                "There is no sd-scripts on this machine: type  python install.py sd-scripts  to fetch it, or name the "
+                "folder that it was cloned into.",
             )
         ]
     if checkout.python is None:

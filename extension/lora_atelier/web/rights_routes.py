@@ -160,7 +160,8 @@ def _add_files(api: APIRouter, services: Services) -> None:
         path = services.catalogue.find(name).path
         said, verdict, lang = credentials.read(path), signature.verify(path), language(request)
         sentences = [locales.sentence(one, lang) for one in (*credentials.sentences(said), verdict.said)]
-        return answer({"rights": said, "signature": verdict.state, "key": verdict.key, "sentences": sentences})
+        signed = {"signature": verdict.state, "key": verdict.key, "signed": locales.sentence(verdict.said, lang)}
+        return answer({"rights": said, "sentences": sentences, **signed})
 
     @api.get("/rights/reports/{kind}/{target:path}")
     def counsel(kind: str, target: str, request: Request) -> Response:
