@@ -5,31 +5,33 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def webui(tmp_path_factory):
-    """The webui that LORA_ATELIER_WEBUI_DIR names, running on the CPU with random models and four LoRAs."""
+def webui_folder():
+    """Where LORA_ATELIER_WEBUI_DIR says that a webui is installed."""
     named = os.environ.get("LORA_ATELIER_WEBUI_DIR")
     if not named:
         pytest.skip("LORA_ATELIER_WEBUI_DIR names no webui")
-    from tests.webui import models
+    return Path(named).resolve()
+
+
+@pytest.fixture(scope="session")
+def webui(webui_folder, tmp_path_factory):
+    """That webui, running on the CPU with two random base models and LoRAs of every format."""
+    from tests.webui import formats, models
     from tests.webui.install import Webui
 
-    made = Webui(Path(named).resolve(), tmp_path_factory.mktemp("webui"))
+    made = Webui(webui_folder, tmp_path_factory.mktemp("webui"))
     made.install()
-    before = made.packages()
-    small = made.kind == "a1111"
-    for seed, name in enumerate(("first", "second")):
-        path = made.checkpoint_dir / f"{name}.safetensors"
-        models.write_checkpoint(path, small=small, seed=seed)
-        if small:
-            models.write_config(path.with_suffix(".yaml"), made.folder)
-    checkpoint = made.checkpoint_dir / "first.safetensors"
-    models.write_lora(made.lora_dir / "one.safetensors", checkpoint, seed=1)
-    models.write_lora(made.lora_dir / "text.safetensors", checkpoint, seed=2, text=True)
-    models.write_lora(made.lora_dir / "peft.safetensors", checkpoint, seed=3, kind="peft")
-    models.write_lora(made.lora_dir / "dora.safetensors", checkpoint, seed=4, kind="dora")
+    made.packages_before = made.packages()
+    base = models.write(made.kind, made.models, webui_folder, name="first", seed=0)
+    models.write(made.kind, made.models, webui_folder, name="second", seed=1)
+    places = list(models.places(base))
+    formats.write_lora(made.lora_dir / "one.safetensors", places, seed=1)
+    formats.write_lora(made.lora_dir / "other.safetensors", places, seed=5)
+    formats.write_lora(made.lora_dir / "text.safetensors", places, seed=2, text=True)
+    for seed, name in enumerate(formats.NAMES, 10):
+        formats.write_format(made.lora_dir, name, places, seed=seed)
     (made.lora_dir / "broken.safetensors").write_bytes(b"\x10" + bytes(7) + b'{"nonsense": 1}')
     made.start()
-    made.packages_before = before
     yield made
     made.stop()
 
@@ -37,5 +39,17 @@ def webui(tmp_path_factory):
 @pytest.fixture
 def plain(webui):
     """The picture without any LoRA, from the first checkpoint, with our loader."""
-    webui.set(atelier_loader="LoRA Atelier", sd_model_checkpoint="first.safetensors")
+    webui.set(atelier_loader="LoRA Atelier")
+    webui.choose("first")
     return webui.draw("a cat")
+
+
+@pytest.fixture
+def browser():
+    """Chromium, where it and playwright are installed."""
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as playwright:
+        path = os.environ.get("LORA_ATELIER_CHROMIUM", "/usr/bin/chromium")
+        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()

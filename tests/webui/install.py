@@ -7,31 +7,35 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
+
+from . import kinds
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "X-Atelier-Token"
 _START_S = 600
 _CALL_S = 900
-# Options of all that are no SD.Next.
-_CPU = ("--skip-prepare-environment", "--skip-version-check", "--skip-torch-cuda-test", "--api", "--no-hashing",
-        "--disable-console-progressbars", "--do-not-download-clip")  # fmt: skip
 
 
 class Webui:
     """The webui in ``folder``; everything that it writes goes below ``data``."""
 
     def __init__(self, folder: Path, data: Path) -> None:
+        """``arguments`` are given to it beside those that it needs anyway, ``headers`` are sent with every call."""
         self.folder, self.data = folder, data
-        self.kind = _kind(folder)
-        self.lora_dir = data / "models" / "Lora"
-        self.checkpoint_dir = data / "models" / "Stable-diffusion"
+        self.kind = kinds.of(folder)
+        self.models = data / "models"
+        self.lora_dir = self.models / "Lora"
+        self.arguments: Sequence[str] = ()
+        self.headers: dict[str, str] = {}
         self.port = _free_port()
         self.log = data / "webui.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -54,10 +58,12 @@ class Webui:
             shutil.copy(ROOT / name, target)
         if (ROOT / ".venv").exists():
             (target / ".venv").symlink_to(ROOT / ".venv")
-        for folder in (self.lora_dir, self.checkpoint_dir):
-            folder.mkdir(parents=True, exist_ok=True)
+        self.lora_dir.mkdir(parents=True, exist_ok=True)
+        if self.kind.settings:
+            settings = {**self.kind.settings, "outdir_txt2img_samples": str(self.data / "outputs")}
+            (self.data / "config.json").write_text(json.dumps(settings), encoding="utf-8")
 
-    def start(self) -> None:
+    def start(self, *, answers: str = "/lora-atelier/v1/session") -> None:
         """Start it and wait until it answers. Raises RuntimeError with the end of its log."""
         env = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False",
                "OMP_WAIT_POLICY": "PASSIVE"}  # fmt: skip
@@ -67,18 +73,22 @@ class Webui:
                 [self.python, "launch.py", *self._options()], cwd=self.folder, env=env, stdout=log, stderr=log,
                 stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
-        self.wait()
+        self.wait(answers)
 
-    def wait(self) -> None:
-        """Wait until our routes answer: after a start, or after "Reload UI"."""
+    def wait(self, path: str = "/lora-atelier/v1/session") -> None:
+        """Wait until it answers ``path``, our routes if nothing is said: after a start, or after "Reload UI"."""
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline:
             if self._process is not None and self._process.poll() is not None:
                 break
             try:
-                self._token = str(self.call("GET", "/lora-atelier/v1/session", seconds=10)["token"])
+                self._token = str(self.call("GET", path, seconds=10).get("token", ""))
                 return
-            except (OSError, ValueError, KeyError):
+            except urllib.error.HTTPError as error:
+                if error.code == 401:
+                    return
+                time.sleep(1)
+            except (OSError, ValueError):
                 time.sleep(1)
         raise RuntimeError("The webui does not answer:\n" + self.log.read_text(errors="replace")[-3000:])
 
@@ -100,7 +110,7 @@ class Webui:
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}",
             None if body is None else json.dumps(body).encode(),
-            {"Content-Type": "application/json", TOKEN: self._token},
+            {"Content-Type": "application/json", TOKEN: self._token, **self.headers},
             method=method,
         )
         with urllib.request.urlopen(request, timeout=seconds) as answer:
@@ -118,17 +128,30 @@ class Webui:
         self.call("POST", "/sdapi/v1/options", options)
 
     def draw(self, prompt: str, **more: object) -> Drawn:
-        """One request for pictures of 128 pixels and 3 steps, always from the same seed."""
-        size = {"width": 128, "height": 128, "steps": 3, "cfg_scale": 5, "seed": 7, "sampler_name": "Euler"}
-        return Drawn(self.call("POST", "/sdapi/v1/txt2img", {"prompt": prompt, **size, **more}))
+        """One request for pictures of 128 pixels in a few steps, always from the same seed."""
+        request = {"prompt": prompt, **self.kind.request, **more}
+        for _ in range(60):
+            answer = self.call("POST", "/sdapi/v1/txt2img", request)
+            if answer["images"]:
+                return Drawn(answer)
+            time.sleep(2)  # SD.Next answers so while it reads a model
+        raise RuntimeError("The webui draws nothing:\n" + self.log.read_text(errors="replace")[-3000:])
+
+    def theirs(self, prompt: str, **more: object) -> Drawn:
+        """The same with the webui's own loader."""
+        self.set(atelier_loader="webui")
+        try:
+            return self.draw(prompt, **more)
+        finally:
+            self.set(atelier_loader="LoRA Atelier")
+
+    def choose(self, name: str) -> None:
+        """Let it draw with another base model."""
+        self.set(sd_model_checkpoint=self.kind.checkpoint(name))
 
     def _options(self) -> list[str]:
-        options = ["--data-dir", str(self.data), "--port", str(self.port)]
-        if self.kind == "a1111":
-            return [*options, *_CPU, "--use-cpu", "all", "--no-half"]
-        if self.kind == "sdnext":
-            return [*options, "--use-cpu", "all", "--skip-all", "--quick", "--skip-git", "--debug"]
-        return [*options, *_CPU, "--always-cpu"]
+        named = [*self.kind.folders(self.data), "--port", str(self.port)]
+        return [*named, *self.kind.arguments, *self.arguments]
 
 
 class Drawn:
@@ -144,20 +167,17 @@ class Drawn:
         self.text = str((info.get("infotexts") or [info.get("parameters", "")])[0])
         self.hash = hashlib.sha256(b"".join(each.tobytes() for each in self.pictures)).hexdigest()
 
-    def difference(self, other: Drawn) -> int:
-        """How far the first pictures are apart at most, of 255."""
+    def difference(self, other: Drawn, at: int = 0) -> int:
+        """How far the first picture and the other's ``at``-th one are apart at most, of 255 (256: another size)."""
         import numpy as np
 
-        one, two = (np.asarray(each.pictures[0]).astype(int) for each in (self, other))
-        return int(abs(one - two).max())
+        one, two = (np.asarray(each).astype(int) for each in (self.pictures[0], other.pictures[at]))
+        return int(abs(one - two).max()) if one.shape == two.shape else 256
 
-
-def _kind(folder: Path) -> str:
-    if (folder / "installer.py").exists():
-        return "sdnext"
-    if (folder / "backend").is_dir():
-        return "forge"
-    return "ldm_patched" if (folder / "ldm_patched").is_dir() else "a1111"
+    def said(self, name: str) -> str:
+        """What the picture's text says of ``name``, which may be the end of a name; empty if nothing."""
+        found = re.search(rf'{re.escape(name)}: ("(?:\\.|[^"])*"|[^,\n]*)', self.text)
+        return found[1].strip('"') if found else ""
 
 
 def _free_port() -> int:

@@ -1,0 +1,41 @@
+"""What a person does in a webui's page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .install import Webui
+
+_PATIENCE_MS = 300_000
+
+
+def open_page(browser: Any, webui: Webui, path: str = "/", port: int = 0) -> Any:
+    """The webui's page, as soon as its tabs can be clicked."""
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.goto(f"http://127.0.0.1:{port or webui.port}{path}", timeout=_PATIENCE_MS)
+    page.wait_for_selector("#atelier_root", state="attached", timeout=_PATIENCE_MS)
+    page.wait_for_timeout(3000)
+    return page
+
+
+def open_tab(page: Any) -> None:
+    """Our tab; raises playwright's TimeoutError if it is not there or stays empty."""
+    page.locator("button", has_text="LoRA Atelier").first.evaluate("button => button.click()")
+    page.get_by_text("Drop pictures here").wait_for(timeout=60_000)
+
+
+def generate(page: Any, webui: Webui, prompt: str) -> str:
+    """Write a prompt, press Generate, and return what then stands below the picture."""
+    tab = page.locator("#tabs > div > button", has_text="txt2img")
+    if not tab.count():
+        tab = page.locator("button", has_text="Text" if webui.kind.restarts else "Txt2img")
+    tab.first.evaluate("button => button.click()")
+    page.locator("#txt2img_prompt textarea").first.fill(prompt)
+    for name in ("steps", "width", "height"):
+        field = page.locator(f"#txt2img_{name} input[type=number]").first
+        field.fill(str(webui.kind.request[name]))
+        field.press("Tab")
+    page.wait_for_timeout(500)
+    page.locator("#txt2img_generate").first.evaluate("button => button.click()")
+    page.wait_for_function("() => document.querySelector('#html_log_txt2img')?.innerText.trim()", timeout=_PATIENCE_MS)
+    return str(page.locator("#html_log_txt2img").first.inner_text())
