@@ -33,7 +33,7 @@
     };
 
     const PERMITS = { commercial_output: () => t("selling pictures"), share_model: () => t("sharing the LoRA"), commercial_model: () => t("selling the LoRA"), attribution: () => t("naming the creators") };
-    const ANSWERS = { yes: () => t("yes"), no: () => t("no"), unknown: () => t("not known") };
+    const ANSWERS = { yes: () => t("permitted"), no: () => t("not permitted"), unknown: () => t("not known") };
     const DUTIES = { yes: () => t("required"), no: () => t("not required"), unknown: () => t("not known") };
 
     // What may be done with the LoRA, in a line.
