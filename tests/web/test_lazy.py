@@ -59,3 +59,16 @@ def test_a_server_below_a_path_has_them_too(server):
     client, _ = server
 
     assert TestClient(client.app, root_path="/sub").post("/x/v1/double/4").json()["double"] == 8
+
+
+def test_what_is_mounted_below_a_path_does_not_hide_the_routes_there(server):
+    """SD.Next mounts its page there, after extensions have added what is theirs."""
+    client, made = server
+    lazy.add_below(client.app, "/sub", "/x/v1")
+    client.app.mount("/sub", fastapi.FastAPI())
+
+    for number in (4, 5):
+        assert client.post(f"/sub/x/v1/double/{number}", content="hello").json()["double"] == 2 * number
+    assert client.get("/sub/x/v1/none").status_code == 404
+    assert client.get("/sub/y/v1/none").status_code == 404
+    assert made == [1]

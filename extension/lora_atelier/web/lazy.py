@@ -40,3 +40,29 @@ class LazyRoutes(BaseRoute):
 def add(app: Any, prefix: str, load: Callable[[], Any]) -> None:
     """Let ``app`` answer below ``prefix`` with the routes that ``load`` gives, once somebody asks."""
     app.router.routes.append(LazyRoutes(app, prefix, load))
+
+
+class Below(BaseRoute):
+    """Hands what is asked for below ``start`` + ``prefix`` to what answers below ``prefix``.
+
+    SD.Next serves its page a second time below its sub-path, as an application of its own that knows no other routes.
+    """
+
+    def __init__(self, start: str, prefix: str) -> None:
+        self._start, self._prefix = start, prefix
+
+    def matches(self, scope: Any) -> tuple[Match, dict[str, Any]]:
+        """Every path below both."""
+        path = str(scope.get("path", ""))
+        wanted = scope["type"] == "http" and path.startswith(f"{self._start}{self._prefix}/")
+        return (Match.FULL if wanted else Match.NONE), {}
+
+    async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+        """Ask the server for the same without the start."""
+        path = str(scope["path"]).removeprefix(self._start)
+        await scope["router"]({**scope, "path": path, "raw_path": path.encode()}, receive, send)
+
+
+def add_below(app: Any, start: str, prefix: str) -> None:
+    """Let ``app`` answer below ``start`` + ``prefix`` as it does below ``prefix``, before anything mounted there."""
+    app.router.routes.insert(0, Below(start, prefix))
