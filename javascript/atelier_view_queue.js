@@ -19,7 +19,7 @@
         async refresh() {
             try {
                 const said = await api("GET", "runs");
-                Object.assign(this, { runs: said.runs, queue: said.queue, held: said.held, error: null });
+                Object.assign(this, { runs: said.runs, queue: said.queue, held: said.held, drawing: said.waits_for_picture, error: null });
             } catch (error) {
                 this.error = error;
             }
@@ -31,7 +31,7 @@
 
         // Made anew only when something has changed: a focused button stays.
         draw() {
-            const key = JSON.stringify([window.atelier.lang(), this.queue, this.held, this.error && this.error.message, this.runs.map((run) => [run.id, run.name, run.status, run.step, run.can_resume])]);
+            const key = JSON.stringify([window.atelier.lang(), this.queue, this.held, this.drawing, this.error && this.error.message, this.runs.map((run) => [run.id, run.name, run.status, run.step, run.can_resume])]);
             if (key === this.key) return;
             this.key = key;
             const focused = document.activeElement && document.activeElement.id;
@@ -42,7 +42,7 @@
                 this.element,
                 this.error && errorBox(this.error),
                 this.part(t("Now"), going.length ? going.map((run) => this.going(run)) : [el("p", { class: "atelier-hint", text: t("No training is going on.") })]),
-                waiting.length > 0 && this.part(t("Next"), [this.held && el("p", { class: "atelier-note", text: t("A training is paused; these wait until it goes on or is stopped.") }), el("ol", { class: "atelier-runs", id: "atelier_waiting" }, ...waiting.map((run, at) => this.waiting(run, at, waiting.length)))]),
+                waiting.length > 0 && this.part(t("Next"), [this.held && el("p", { class: "atelier-note", text: t("A training is paused; these wait until it goes on or is stopped.") }), this.drawing && el("p", { class: "atelier-note", text: t("The next one starts when the picture that is being drawn is ready.") }), el("ol", { class: "atelier-runs", id: "atelier_waiting" }, ...waiting.map((run, at) => this.waiting(run, at, waiting.length)))]),
                 rest.length > 0 && this.part(t("Earlier trainings"), [el("ul", { class: "atelier-runs", id: "atelier_runs" }, ...rest.slice(0, MOST).map((run) => this.earlier(run))), rest.length > MOST && el("p", { class: "atelier-hint", text: t("and {count} more", { count: rest.length - MOST }) })]),
                 !this.runs.length && this.nothing(),
                 (this.machine = this.machine && this.machine.lang === window.atelier.lang() ? this.machine : this.about())

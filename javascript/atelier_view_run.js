@@ -28,10 +28,11 @@
             if (this.polling) return;
             this.polling = true;
             try {
-                const { run, events, next } = await api("GET", `runs/${encodeURIComponent(this.id)}/live?since=${this.next}`);
+                const { run, events, next, gpu } = await api("GET", `runs/${encodeURIComponent(this.id)}/live?since=${this.next}`);
                 const ended = this.run && this.run.status === "running" && run.status !== "running";
                 if (next < this.next) this.forget(); // its events were begun anew
                 this.run = run;
+                this.gpu = gpu;
                 this.next = next;
                 events.forEach((event) => this.take(event));
                 this.error = null;
@@ -81,6 +82,8 @@
             this.part("result", [run.status, run.result], () => run.status === "finished" && run.result && el("section", { class: "atelier-card" }, new Result(run.result, run).render()));
             this.part("progress", running, () => running && this.progressParts());
             if (running) this.showProgress();
+            const lent = running && !this.error && this.gpu && this.gpu.lent && this.gpu.mode === "wait" ? this.gpu : null;
+            this.part("gpu", lent, () => lent && this.card(lent));
             this.part("said", [run.status, run.step], () => this.sentence(run));
             this.part("buttons", [run.status, run.can_resume, run.remedy], () => this.buttons());
             this.part("best", [run.best, run.status], () => this.best(run));
@@ -114,6 +117,22 @@
             return el("p", { class: "atelier-hint" }, "★ ", said);
         }
 
+        // Who has the graphics card: pictures wait for it, unless they shall be drawn beside the training.
+        card({ shared, waiting }) {
+            const said = shared ? t("Pictures are drawn beside it.") : waiting ? t("A picture waits until it ends: it has the graphics card.") : t("Pictures wait until it ends: it has the graphics card.");
+            const failed = el("span");
+            const act = async () => {
+                try {
+                    this.gpu = (await api("POST", "gpu", { share: !shared })).gpu;
+                    this.draw();
+                } catch (error) {
+                    replace(failed, errorBox(error));
+                }
+            };
+            const label = shared ? t("Let them wait") : t("Draw beside it");
+            return el("div", { class: "atelier-row is-wrapping", id: "atelier_gpu" }, el("span", { class: "atelier-hint", role: "status", text: said }), button(label, act, { kind: "is-small", id: "atelier_share_gpu", title: t("Shares the card's memory until this training ends; if it is too little, one of the two says so.") }), failed);
+        }
+
         // ------------------------------------------------------------------------------------------- progress
 
         progressParts() {
@@ -145,7 +164,7 @@
             const { run } = this;
             const speed = run.seconds_per_step;
             const meter = (name, value) => el("div", {}, el("dt", { text: name }), el("dd", { text: value }));
-            const device = run.device ? (run.device.startsWith("cpu") ? t("processor") : t("graphics card")) : "–";
+            const device = run.device ? (run.device.startsWith("cpu") ? t("processor") : run.card ? t("graphics card {number}", { number: run.card }) : t("graphics card")) : "–";
             replace(
                 this.meters,
                 run.epochs && meter(t("Epoch"), t("{epoch} of {epochs}", run)),

@@ -115,7 +115,7 @@ def _services(host: EmbeddedHost) -> Services:
         folder = examples.example_folder(examples.REGULARISATION)
         return folder if info.family == "toy" and folder.is_dir() else None
 
-    return services(host, regularisation=regularisation, on_busy=host.make_room)
+    return services(host, regularisation=regularisation)
 
 
 def _theme() -> Any:
@@ -311,7 +311,11 @@ def _handler(host: EmbeddedHost) -> Any:
         )
         lang = _language(request)
         try:
-            made = host.generate(asked, on_progress=lambda step, all_steps: progress((step, all_steps)))
+            made = host.generate(
+                asked,
+                on_progress=lambda step, all_steps: progress((step, all_steps)),
+                on_wait=lambda said: progress(0, desc=locales.sentence(said, lang)),
+            )
         except ExtensionError as error:
             return [], _comments_html([locales.sentence(error, lang)]), "", -1
         files = [str(path) for path in made.files if path is not None]

@@ -54,11 +54,9 @@ class A1111Host(WebuiHost):
         model = self.sd_model()
         if model is not None and not self._released:
             self._released = True
-            models = self.module("modules.sd_models")
-            with self.module("modules.call_queue").queue_lock:
-                models.send_model_to_cpu(model)
-                gc.collect()
-                self.module("modules.devices").torch_gc()
+            self.module("modules.sd_models").send_model_to_cpu(model)
+            gc.collect()
+            self.module("modules.devices").torch_gc()
 
     def return_gpu(self) -> None:
         """Move it back: ``reload_model_weights`` would not, it looks at the file's name alone."""

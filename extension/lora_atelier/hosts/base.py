@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..errors import ExtensionError, Message
 from ..loader.catalogue import Catalogue
 from ..models.detect import ModelInfo
+from .lease import Lease
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,6 +56,7 @@ class Host(Protocol):
     id: str
     data_dir: Path
     catalogue: Catalogue
+    lease: Lease
 
     def layers(self) -> Mapping[str, Layer]:
         """Where the live model's weights are, by kohya layer name; the same object as long as the model is the same."""

@@ -34,6 +34,7 @@ from ..rights.guard import Finding
 from . import infotext
 from .base import Checkpoint, Drawing, Note
 from .guarding import Guarding, having_weight
+from .lease import KEEP, WAIT, Lease
 
 # Seeds as the webuis draw them: 32 bits.
 _SEEDS = 1 << 32
@@ -99,7 +100,10 @@ class EmbeddedHost:
         dtype: torch.dtype | None = None,
         lora_dirs: Sequence[Path] = (),
         loader: LoaderSettings | None = None,
+        gpu_mode: str = "",
     ) -> None:
+        """``gpu_mode`` says who has the graphics card while a training goes on, one of ``lease.MODES``: where there is
+        one, pictures wait for it."""
         self.data_dir = Path(data_dir)
         self._info = detect.inspect(model_path)
         self._offered = [self._info.path]
@@ -116,6 +120,9 @@ class EmbeddedHost:
         self._session = LoaderSession(self, self.catalogue, loader)
         self._warnings: list[Note] = []
         self.guarding = Guarding(self.data_dir, self.catalogue)
+        mode = gpu_mode or (KEEP if self._device.type == "cpu" else WAIT)
+        # The model is read again by whoever draws the next picture.
+        self.lease = Lease(release=self.unload, take_back=lambda: None, lock=lambda: self._lock, mode=lambda: mode)
 
     # --- what every host offers
 
@@ -211,11 +218,6 @@ class EmbeddedHost:
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def make_room(self, training: bool) -> None:
-        """While a training goes on the graphics card is its; the model is read again by whoever draws a picture."""
-        if training and self._device.type != "cpu":
-            self.unload()
-
     # --- pictures
 
     @property
@@ -254,10 +256,17 @@ class EmbeddedHost:
             raise lost
         return images[0]
 
-    def generate(self, request: GenerateRequest, *, on_progress: OnProgress | None = None) -> Generated:
+    def generate(
+        self,
+        request: GenerateRequest,
+        *,
+        on_progress: OnProgress | None = None,
+        on_wait: Callable[[Message], None] = lambda said: None,
+    ) -> Generated:
         """Return and save the pictures that a request asks for, with the LoRAs that its prompt names.
 
-        ``on_progress(step, steps)`` counts the steps of all batches. LoRAs that can't be used are left out and said in
+        ``on_progress(step, steps)`` counts the steps of all batches; ``on_wait`` is told each second why nothing is drawn
+        while a training has the graphics card. LoRAs that can't be used are left out and said in
         ``comments``, as is everything else that went differently than asked. Raises HostError for a request that can't
         be done or not enough memory, ModelError if the model can't be loaded.
         """
@@ -266,6 +275,8 @@ class EmbeddedHost:
         prompt, negative = parse(request.prompt), parse(request.negative_prompt)
         with self._lock, _memory_errors_said(), _suitable_threads(self._info):
             self._cancelled.clear()
+            if not self.lease.wait(on_wait, is_cancelled=self._cancelled.is_set):
+                return Generated([], [], [], [], [_stopped(0, request)])
             comments: list[Note] = [*prompt.problems, *negative.problems, *_about_negative(negative)]
             comments += self._use(prompt.calls)
             model = self.model()
@@ -278,11 +289,7 @@ class EmbeddedHost:
                 try:
                     images = sample(model, txt2img, on_step=on_step, on_problem=comments.append)
                 except SamplingCancelledError:
-                    count = len(result.images)
-                    total = request.batch_size * request.batch_count
-                    comments.append(
-                        message("Stopped; {count} of {total} pictures are finished.", count=count, total=total)
-                    )
+                    comments.append(_stopped(len(result.images), request))
                     break
                 self._keep(result, request, images, seeds)
             comments += self._warnings
@@ -365,6 +372,11 @@ def _txt2img(request: GenerateRequest, prompt: str, negative_prompt: str, seeds:
         seeds=seeds,
         clip_skip=request.clip_skip,
     )
+
+
+def _stopped(count: int, request: GenerateRequest) -> Message:
+    total = request.batch_size * request.batch_count
+    return message("Stopped; {count} of {total} pictures are finished.", count=count, total=total)
 
 
 def _check(request: GenerateRequest) -> None:

@@ -105,14 +105,13 @@ class ForgeHost(ForgeFamilyHost):
 
     def release_gpu(self) -> None:
         """Forget the model; it is read again before the next picture, by the webui itself."""
-        with self.module("modules.call_queue").queue_lock:
+        with self._lock:
             models = self.module("modules.sd_models")
             if self.sd_model() is None:
                 return
-            with self._lock:
-                self._session.forget()
-                self.bundled.clear()
-                self._model, self._layers, self._aliases = None, {}, {}
+            self._session.forget()
+            self.bundled.clear()
+            self._model, self._layers, self._aliases = None, {}, {}
             management = self.module("backend.memory_management")
             management.unload_all_models()
             models.model_data.sd_model = None

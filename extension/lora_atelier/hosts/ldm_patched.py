@@ -17,10 +17,9 @@ class LdmPatchedHost(ForgeFamilyHost):
 
     def release_gpu(self) -> None:
         """Empty the graphics card; the model stays in memory and is moved back before the next picture."""
-        with self.module("modules.call_queue").queue_lock:
-            management = self.module("ldm_patched.modules.model_management")
-            management.unload_all_models()
-            management.soft_empty_cache(True)
+        management = self.module("ldm_patched.modules.model_management")
+        management.unload_all_models()
+        management.soft_empty_cache(True)
 
 
 class ReForgeHost(LdmPatchedHost):

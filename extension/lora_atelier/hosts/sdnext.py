@@ -26,6 +26,7 @@ class SdNextHost(WebuiHost):
     """SD.Next of 2026."""
 
     id = "sdnext"
+    _said_job: str | None = None
 
     def pipe(self) -> Any:
         """The pipeline that is loaded, or None; asking for it by its usual name would load it."""
@@ -112,6 +113,15 @@ class SdNextHost(WebuiHost):
         for kind in ("model", "refiner"):
             models.unload_model_weights(op=kind)
         memory.give_back()
+
+    def say_waiting(self, text: str) -> None:
+        """SD.Next writes the job's name where its button says Generate."""
+        state = self.module("modules.shared").state
+        if self._said_job is None:
+            self._said_job = str(getattr(state, "job", "") or "")
+        state.job = text or self._said_job
+        if not text:
+            self._said_job = None
 
     def _way(self) -> tuple[Any, ...]:
         return *super()._way(), self.offload_mode()

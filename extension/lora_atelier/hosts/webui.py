@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from .. import locales
-from ..errors import AdapterError, ExtensionError, HostError, ModelError, OriginalsLostError, message
+from ..errors import AdapterError, ExtensionError, HostError, Message, ModelError, OriginalsLostError, message
 from ..loader.catalogue import Catalogue
 from ..loader.patching import Patcher, WeightPatcher
 from ..loader.session import Applied, Embeddings, LoaderSession, LoaderSettings
@@ -31,12 +31,13 @@ from ..prompt import NetworkCall
 from .base import Checkpoint, Drawing, Note
 from .drawing import Drawer
 from .embeddings import Bundled, Databases, Shelf
+from .lease import MODES, WAIT, Lease
 from .pictures import Pictures
 
 # The settings' names in the webui's own configuration.
 LOADER_OPTION = "atelier_loader"
 PARTLY_OPTION = "atelier_apply_partly"
-GPU_OPTION = "atelier_release_gpu"
+GPU_OPTION = "atelier_gpu"
 LOADER_OURS, LOADER_HOSTS = "LoRA Atelier", "webui"
 # Extensions that drive the webui's own loader from outside, by a part of their folder's name.
 _DRIVES_BUILTIN = ("lora-block-weight", "loractl")
@@ -66,6 +67,12 @@ class WebuiHost:
         self.drawer = Drawer(self)
         self.bundled = Bundled()
         self._released = False
+        self.lease = Lease(
+            release=self.release_gpu,
+            take_back=self.return_gpu,
+            lock=lambda: self.module("modules.call_queue").queue_lock,
+            mode=self._gpu_mode,
+        )
         self.pictures = Pictures(self)
 
     # --- what differs between webuis
@@ -90,10 +97,14 @@ class WebuiHost:
         return Databases([database], kind, self.family(), self._model)
 
     def release_gpu(self) -> None:
-        """Give the graphics card's memory to a training."""
+        """Give the graphics card's memory to a training; the webui's lock is held, so nothing is drawn."""
 
     def return_gpu(self) -> None:
-        """Take back what ``release_gpu`` gave away; harmless otherwise."""
+        """Take back what ``release_gpu`` gave away, the lock held as there; harmless otherwise."""
+
+    def say_waiting(self, text: str) -> None:
+        """Show a line where the webui shows how far a picture is; none if it is empty."""
+        self.module("modules.shared").state.textinfo = text or None
 
     def prepare(self) -> None:
         """Called before our loader writes: the webui's own must have taken its changes back."""
@@ -220,6 +231,32 @@ class WebuiHost:
         return bool(self.flag("hide_ui_dir_config")) or bool(self.flag("disable_extension_access"))
 
     # --- prompts
+
+    def wait_for_gpu(self) -> None:
+        """Called before a picture is drawn, by whoever holds the webui's lock: a training may have the graphics card."""
+        state = self.module("modules.shared").state
+        said: list[str] = []
+
+        def say(why: Message) -> None:
+            said.append(locales.sentence(why, self.lang()))
+            self.say_waiting(said[-1])
+
+        try:
+            # One that is interrupted while it waits ends by itself before anything is drawn.
+            self.lease.wait(say, is_cancelled=lambda: bool(getattr(state, "interrupted", False)))
+        finally:
+            if said:
+                self.say_waiting("")
+
+    def _gpu_mode(self) -> str:
+        mode = str(self.option(GPU_OPTION, WAIT))
+        return mode if mode in MODES else WAIT
+
+    def device_index(self) -> int:
+        """The number of the graphics card that the webui draws with."""
+        with contextlib.suppress(TypeError, ValueError):
+            return int(self.flag("device_id") or 0)
+        return 0
 
     def takes_prompts(self) -> bool:
         """Whether our loader applies the LoRAs of prompts: unless the person or an extension needs the webui's own."""

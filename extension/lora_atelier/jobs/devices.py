@@ -27,6 +27,12 @@ def devices(host_index: int = 0) -> tuple[str, ...]:
     return (*(name for name in found if name != host), host)
 
 
+def number(device: str) -> int:
+    """The card's number for a person, counted from 1; 0 where there is nothing to choose from."""
+    found = _found(os.environ.get(VISIBLE, "")) if device else ()
+    return found.index(device) + 1 if device in found else 0
+
+
 def environment(inherited: Mapping[str, str], device: str) -> dict[str, str]:
     """The environment variables of a process that is to have this card and no other."""
     return {**inherited, VISIBLE: device} if device else dict(inherited)

@@ -223,9 +223,9 @@ class Queue:
         """Tell what has changed since the last time."""
         running = self.jobs.all_running()
         going = frozenset(view.run.path for view in running)
-        if self._on_end is not None and self._going - going:
+        ended, self._going = self._going - going, going
+        if self._on_end is not None and ended:
             self._on_end()
-        self._going = going
         if self._on_busy is None:
             return
         busy = bool(running) and any(view.card not in self.jobs.devices[:-1] for view in running)

@@ -52,11 +52,12 @@ class Jobs:
         command: Sequence[str] | None = None,
         on_start: Callable[[RunDir], None] | None = None,
         devices: Sequence[str] | None = None,
+        host_device: int = 0,
     ) -> None:
         """``command`` replaces the trainer (tests); ``on_start`` is told of every run whose process was started.
 
         ``devices`` are the cards that runs may have, one run each, that of whoever draws pictures the last; as
-        ``devices.devices`` finds them where they are not given.
+        ``devices.devices`` finds them, with ``host_device`` the number of that one, where they are not given.
         """
         self.data_dir = data_dir
         self.runs_dir = data_dir / "runs"
@@ -65,6 +66,7 @@ class Jobs:
         self._command = command
         self._on_start = on_start
         self._devices = tuple(devices) if devices is not None else None
+        self._host_device = host_device
         self._progress: dict[Path, Progress] = {}
         self._lock = threading.RLock()
 
@@ -327,7 +329,7 @@ class Jobs:
     def devices(self) -> tuple[str, ...]:
         """The cards that runs may have, one run each; the last is that of whoever draws pictures."""
         if self._devices is None:
-            self._devices = cards.devices()
+            self._devices = cards.devices(self._host_device)
         return self._devices
 
     def running(self) -> RunView | None:

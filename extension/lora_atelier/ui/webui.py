@@ -8,29 +8,27 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .. import locales
+from .. import locales, locking
 from ..errors import message
-from ..hosts import detection, network, router
+from ..hosts import detection, lease, network, router
 from ..hosts.webui import GPU_OPTION, LOADER_HOSTS, LOADER_OPTION, LOADER_OURS, PARTLY_OPTION, WebuiHost
 from ..web import lazy
 from . import tab
 
 if TYPE_CHECKING:
-    from ..jobs.run_dir import RunDir
     from ..web.services import Services
 
 ELEMENT = "atelier_tab"
 # As ``web.answers`` has it, which is not read before somebody opens the tab.
 PREFIX = "/lora-atelier/v1"
 SECTION = ("lora_atelier", tab.TITLE)
-_WATCH_S = 2.0
 _log = logging.getLogger(__name__)
 _state: dict[str, Any] = {}
+_lock = threading.Lock()
 
 
 def start() -> None:
@@ -73,7 +71,7 @@ def script() -> type | None:
         def before_process(self, p: Any, *args: Any) -> None:
             host = _state.get("host")
             if host is not None:
-                host.return_gpu()
+                host.wait_for_gpu()
 
         def postprocess_image(self, p: Any, pp: Any, *args: Any) -> None:
             host = _state.get("host")
@@ -129,10 +127,16 @@ def _settings(host: WebuiHost) -> None:
 
     loader = locales.sentence(message("Who applies the LoRAs of prompts (webui: its own loader)"), lang)
     partly = locales.sentence(message("Apply what fits of a LoRA that does not fit as a whole"), lang)
-    release = locales.sentence(message("Free the graphics card's memory when a training starts"), lang)
+    gpu = locales.sentence(
+        message(
+            "Graphics card while a training goes on (wait: pictures wait until it ends; share: its memory is freed "
+            "once and pictures are drawn beside it; keep: nothing is freed)"
+        ),
+        lang,
+    )
     add(LOADER_OPTION, LOADER_OURS, loader, gradio.Radio, {"choices": [LOADER_OURS, LOADER_HOSTS]})
     add(PARTLY_OPTION, False, partly)
-    add(GPU_OPTION, True, release)
+    add(GPU_OPTION, lease.WAIT, gpu, gradio.Radio, {"choices": list(lease.MODES)})
 
 
 def _app_started(host: WebuiHost, demo: Any, app: Any) -> None:
@@ -142,6 +146,15 @@ def _app_started(host: WebuiHost, demo: Any, app: Any) -> None:
         # Webuis hand out every file of their data folder; what a training is made of is nobody's business.
         demo.blocked_paths.append(str(host.data_dir))
     lazy.add(app, PREFIX, lambda: _routes(host))
+    if _goes_on(host):
+        # A training that an earlier webui started, or one that waits: it is seen to without anybody opening the tab.
+        threading.Thread(target=_services, args=(host,), name="atelier-start", daemon=True).start()
+
+
+def _goes_on(host: WebuiHost) -> bool:
+    """Whether a training goes on or waits, told without reading what a start must not wait for."""
+    runs = host.data_dir / "runs"
+    return any(runs.glob("*/queued")) or any(locking.is_locked(path) for path in runs.glob("*/lock"))
 
 
 def _routes(host: WebuiHost) -> Any:
@@ -155,36 +168,16 @@ def _services(host: WebuiHost) -> Services:
     from ..web.access import Access
     from ..web.services import services
 
-    if "services" not in _state:
-        access = Access(remote=host.is_remote(), hides_paths=host.hides_paths())
-        _state["services"] = services(host, access=access, on_start=lambda run: _accompany(host, run))
-        _state["services"].queue.start()
-    known: Services = _state["services"]
-    return known
+    with _lock:
+        if "services" not in _state:
+            access = Access(remote=host.is_remote(), hides_paths=host.hides_paths())
+            _state["services"] = services(host, access=access, host_device=host.device_index())
+            _state["services"].queue.start()
+        known: Services = _state["services"]
+        return known
 
 
 def _unloaded(host: WebuiHost) -> None:
     host.unload()
     router.remove(import_module("modules.extra_networks"))
 
-
-def _accompany(host: WebuiHost, run: RunDir) -> None:
-    """Give a run the graphics card, which it needs some seconds after its start, and see to its LoRA when it ends."""
-    threading.Thread(target=_watch, args=(host, run), name="atelier-gpu", daemon=True).start()
-
-
-def _watch(host: WebuiHost, run: RunDir) -> None:
-    from ..jobs import process
-
-    try:
-        if host.option(GPU_OPTION, True):
-            host.release_gpu()
-    except Exception:
-        _log.exception("LoRA Atelier: the graphics card could not be freed")
-    while not process.has_exited(run):
-        time.sleep(_WATCH_S)
-    try:
-        host.return_gpu()
-        host.refresh_adapters()
-    except Exception:
-        _log.exception("LoRA Atelier: the webui could not be told that the training has ended")

@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from .. import events, locales
 from ..errors import ExtensionError, HostError, Message, NotEnoughMemoryError
+from ..jobs import devices
 from ..jobs.estimate import Plan
 from ..jobs.remedies import take_less_memory
 from ..jobs.run_dir import RunDir
@@ -57,7 +58,8 @@ def add_runs(api: APIRouter, services: Services) -> None:
         order = [run.id for run in queue.waiting()]
         views = jobs.list()
         held = any(view.paused for view in views)
-        return answer({"runs": [shown(view, request) for view in views], "queue": order, "held": held})
+        said = {"runs": [shown(view, request) for view in views], "queue": order, "held": held}
+        return answer({**said, "waits_for_picture": queue.waits_for_picture})
 
     @api.get("/runs/{run_id}")
     def get_run(run_id: str, request: Request) -> Response:
@@ -69,7 +71,16 @@ def add_runs(api: APIRouter, services: Services) -> None:
         run, lang = jobs.get(run_id), language(request)
         found, offset = events.read(run.events_path, number(request, "since", 0))
         told = [event_json(timed, lang) for timed in thinned(found)]
-        return answer({"run": shown(jobs.view(run), request), "events": told, "next": offset})
+        gpu = services.lease.state() if services.lease is not None else None
+        return answer({"run": shown(jobs.view(run), request), "events": told, "next": offset, "gpu": gpu})
+
+    @api.post("/gpu")
+    async def share_gpu(request: Request) -> Response:
+        """Let the host's pictures be drawn beside the training that goes on, or wait for it again."""
+        if services.lease is None:
+            raise RefusedError(404, HostError("There is no such action."))
+        services.lease.share((await body(request)).get("share") is True)
+        return answer({"gpu": services.lease.state()})
 
     @api.get("/runs/{run_id}/events")
     def get_events(run_id: str, request: Request) -> Response:
@@ -172,6 +183,7 @@ def run_json(view: RunView, services: Services, lang: str) -> dict[str, Any]:
         "seconds_per_step": view.seconds_per_step,
         "memory_bytes": view.peak_memory_bytes,
         "device": view.device,
+        "card": devices.number(view.card),
         "loss": view.loss,
         "created": job.created if job else 0,
         "plan": plan_sentence(plan, lang) if plan else "",

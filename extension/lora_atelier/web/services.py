@@ -8,16 +8,17 @@ from pathlib import Path
 
 from ..errors import Message
 from ..hosts.base import Drawing, Host
+from ..hosts.lease import Lease
 from ..jobs.compare import Comparison
 from ..jobs.measuring import Measuring
-from ..jobs.queue import OnBusy, Queue
-from ..jobs.run_dir import RunDir
+from ..jobs.queue import Queue
 from ..jobs.service import Jobs
 from ..jobs.trainer_setup import TrainerSetup
 from ..loader.catalogue import Catalogue
 from ..models.detect import ModelInfo
 from ..rights import signals
 from .access import Access
+from .gpu import why_it_waits
 from .loads import loads
 from .uploads import Uploads
 
@@ -29,7 +30,7 @@ class Services:
     ``regularisation`` gives pictures that keep what a base model knows, where we have some for it. ``loads`` says how
     much of a LoRA file the host's model takes, and whether that is all; ``refresh_adapters`` makes the host look for
     new files; ``comparison`` draws checkpoints side by side, where the host lets us draw; ``environment`` makes the
-    trainer's, where that is not this very process's.
+    trainer's, where that is not this very process's; ``lease`` is the graphics card, lent to trainings.
     """
 
     jobs: Jobs
@@ -45,6 +46,7 @@ class Services:
     refresh_adapters: Callable[[], None] = lambda: None
     comparison: Comparison | None = None
     environment: TrainerSetup | None = None
+    lease: Lease | None = None
 
     def __post_init__(self) -> None:
         if self.queue is None:
@@ -58,12 +60,11 @@ def services(
     *,
     access: Access | None = None,
     regularisation: Callable[[ModelInfo], Path | None] | None = None,
-    on_start: Callable[[RunDir], None] | None = None,
-    on_busy: OnBusy | None = None,
+    host_device: int = 0,
 ) -> Services:
     """The services of one host: its data folder, LoRA folders and base models, the chosen model first.
 
-    ``on_start`` is told of every run whose process was started, ``on_busy`` whether any training goes on.
+    ``host_device`` is the number of the graphics card that the host draws with, and lends to trainings.
     Pictures that carry a data-mining prohibition are shown as refused, by the rule that the trainer's gate has.
     """
 
@@ -71,7 +72,8 @@ def services(
         usable = [checkpoint.info for checkpoint in host.checkpoints() if checkpoint.info is not None]
         return sorted(usable, key=lambda info: info.path != host.current().path)
 
-    jobs = Jobs(host.data_dir, host.lora_dirs()[0], on_start=on_start)
+    jobs = Jobs(host.data_dir, host.lora_dirs()[0], host_device=host_device)
+    host.lease.going_on = lambda: why_it_waits(jobs.on_host_device())
     comparison = Comparison(
         lambda prompt, seed: host.picture(Drawing(prompt=prompt, seed=seed)),
         host.lora_dirs()[0],
@@ -79,8 +81,8 @@ def services(
     )
     return Services(
         jobs=jobs,
-        queue=Queue(jobs, on_busy),
-        measuring=Measuring(jobs, on_busy),
+        queue=Queue(jobs, host.lease.lend, host.refresh_adapters),
+        measuring=Measuring(jobs, host.lease.lend),
         comparison=comparison,
         uploads=Uploads(host.data_dir / "uploads", signals.refusal),
         catalogue=host.catalogue,
@@ -89,5 +91,6 @@ def services(
         regularisation=regularisation or (lambda info: None),
         loads=lambda path: loads(path, host),
         refresh_adapters=host.refresh_adapters,
+        lease=host.lease,
         environment=TrainerSetup(host.data_dir, for_webui=host.id != "embedded"),
     )
