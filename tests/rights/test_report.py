@@ -2,12 +2,29 @@ import json
 import re
 
 import pytest
+from PIL import Image
 from tests.rights.fixtures import picture, xmp
 
 from lora_atelier import locales
 from lora_atelier.datasets.items import Item
 from lora_atelier.errors import RightsError
-from lora_atelier.rights import evidence, gate, guide, overview, report, report_html, scanning
+from lora_atelier.rights import (
+    evidence,
+    gate,
+    guard_log,
+    guide,
+    memorisation,
+    overview,
+    report,
+    report_html,
+    report_sections,
+    scanning,
+)
+from lora_atelier.rights import ledger as ledger_file
+from lora_atelier.rights.guard import Finding, Near
+from lora_atelier.rights.guard_log import LoraAt
+from lora_atelier.rights.memorisation import Drawn, Report
+from lora_atelier.rights.showings import Showings
 from lora_atelier.rights.store import Store
 
 pytestmark = pytest.mark.torchfree
@@ -47,15 +64,19 @@ def trained(tmp_path, write_header):
     (run_dir / "events.jsonl").write_text(
         json.dumps({"kind": "finished", "at": 1, "file": str(lora)}) + "\nnot json\n", encoding="utf-8"
     )
-    log = data_dir / report.GUARD_LOGS[0]
-    log.parent.mkdir(parents=True, exist_ok=True)
-    lines = [
-        {"picture": "1.png", "time": "t", "finding": {"verdict": "copy-like"}, "loras": [{"name": "momo"}]},
-        {"picture": "2.png", "time": "t", "finding": None, "loras": [{"name": "other"}]},
-        {"picture": "1.png", "time": "t", "decision": "kept"},
-        {"picture": "2.png", "time": "t", "decision": "kept"},
-    ]
-    log.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    log = guard_log.of(data_dir)
+    near = Near(lora="momo", picture="a.png", at=0, look="whole", value=3.0, limit=57.0)
+    pair = log.keep_pair("1", Image.new("RGB", (900, 300), "white"))
+    log.add("1.png", Finding("copy-like", near, compared=3), [LoraAt("momo", "h", 0.8, 0.8)], pair=pair)
+    log.add("2.png", Finding("nothing found", compared=3), [LoraAt("momo", "h", 0.5, 0.4)])
+    log.add("3.png", None, [LoraAt("other", "h", 1.0, 1.0)])
+    for name in ("1.png", "3.png"):
+        log.decide(name, "kept")
+    test = Drawn(name="a.png", gap=0.01, verdict="copy-like", near=near, agreement=2.0, safe_weight=0.6, pair="a.png")
+    Report((test,), of=3, silent=0, seeds=4, steps=20, cfg_scale=3.0, seed=1, seconds=2.0).write(run_dir)
+    (run_dir / memorisation.FOLDER).mkdir()
+    Image.new("RGB", (800, 300), "black").save(run_dir / memorisation.FOLDER / "a.png")
+    Showings(9, {record.sha256: 3 for record in ledger_file.read(run_dir / gate.LEDGER).values()}).write(run_dir)
     return run_dir, lora, data_dir
 
 
@@ -81,7 +102,15 @@ def test_the_report_holds_data_bases_signals_measures_memorisation_and_the_guard
     assert said["folders"][0]["evidence"][0]["problem"] is None
     assert [event["what"] for event in said["folders"][0]["history"]] == ["scanned", "stated"]
     assert said["memorisation"]["hits"] == 1
-    assert said["guard"]["checked"] == 1 and len(said["guard"]["entries"]) == 2
+    assert [one["shown"] for one in said["pictures"]] == [3, 3, 3]
+    test = said["memorisation_test"]
+    assert [(one["name"], one["safe_weight"]) for one in test["tested"]] == [("a.png", 0.6)]
+    assert [one["file"] for one in test["pairs"]] == ["a.png"]
+    entries = said["guard"]["entries"]
+    assert [(one["picture"], one["decision"]) for one in entries] == [("1.png", "kept"), ("2.png", None)]
+    assert said["guard"]["checked"] == 2 and said["guard"]["verdicts"] == {"copy-like": 1, "nothing found": 1}
+    assert [one["file"] for one in said["guard"]["pairs"]] == ["1.png"]
+    assert all(one["url"].startswith("data:image/jpeg;base64,") for one in (*test["pairs"], *said["guard"]["pairs"]))
     assert str(trained[2].parent) not in json.dumps(said)  # no folder of this machine
 
 
@@ -99,6 +128,8 @@ def test_the_page_says_first_that_it_is_a_record_loads_nothing_and_escapes_every
     page = report_html.render(report.gather(*trained), lang)
 
     text = re.sub(r"<[^>]*>", " ", page)
+    assert page.count("<img ") == 2
+    page = re.sub(r'src="data:image/jpeg;base64,[A-Za-z0-9+/=]*"', "", page)
     head = page[page.index("<h1>") : page.index("<h2>")]
     assert ("not advice" in head and "expert" in head) if lang == "en" else ("助言ではありません" in head)
     assert "<script" not in page and "<b>.png" not in page and "&lt;b&gt;.png" in page
@@ -107,6 +138,35 @@ def test_the_page_says_first_that_it_is_a_record_loads_nothing_and_escapes_every
     assert not any(word in text.lower() for word in NEVER)
     if lang == "ja":
         assert "This is" not in text and "Pictures that" not in text
+
+
+def test_the_page_says_which_measures_were_taken_and_which_were_not(trained, tmp_path):
+    run_dir, lora, data_dir = trained
+    said = " ".join(str(one) for one in report_sections.measures(report.gather(run_dir, lora, data_dir)))
+    for words in (
+        "3 pictures were used and 1 left out, 1 of them for a prohibition",
+        "0 pictures were used against a prohibition",
+        "3 of 0 were drawn, 1 came back",
+        "2 outputs were compared",
+    ):
+        assert words in said
+
+    stranger = " ".join(str(one) for one in report_sections.measures(report.gather(None, lora, tmp_path / "elsewhere")))
+
+    assert "No output of it was compared" in stranger and "pictures were used and" not in stranger
+
+
+@pytest.mark.parametrize("broken", ["{", '{"tested": 3}', '{"tested": [{"pair": "../../secret.png"}]}', "[]"])
+def test_a_damaged_test_or_log_leaves_out_no_more_than_itself(trained, broken):
+    run_dir, lora, data_dir = trained
+    (run_dir / memorisation.FILE).write_text(broken, encoding="utf-8")
+    strange = {"schema": 1, "picture": "{x}", "finding": {"verdict": "{y}"}, "loras": [{"name": "momo"}], "pair": "no"}
+    with (data_dir / "rights" / guard_log.FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(strange) + "\nnonsense\n")
+
+    page = report_html.render(report.gather(run_dir, lora, data_dir), "ja")
+
+    assert "{y}" in page and page.count("<img ") == 1
 
 
 def test_no_sentence_of_ours_promises_what_nobody_knows():

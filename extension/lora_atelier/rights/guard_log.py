@@ -93,6 +93,11 @@ class GuardLog:
             file.write(line + "\n")
 
 
+def of(data_dir: Path) -> GuardLog:
+    """The log of a data folder: ``rights/guard.jsonl`` in it, pairs in ``rights/pairs``."""
+    return GuardLog(data_dir / "rights")
+
+
 def pair_of(output: Image.Image, finding: Finding, known: References) -> Image.Image:
     """The output and the training picture that it is near, side by side."""
     assert finding.near is not None

@@ -5,6 +5,8 @@ Everything is read from what lies on this machine; nothing is judged. ``report_h
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import time
 from collections.abc import Mapping
@@ -12,19 +14,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from .. import __version__
 from ..config_files import load_toml
 from ..errors import ConfigError, ExtensionError, Message, RightsError
-from . import credentials, evidence, gate, ledger, signature
+from . import credentials, evidence, gate, guard_log, ledger, memorisation, signature
 from .folder_ledger import FolderLedger, now
 from .said import PROFILES
 from .scanning import open_ledger
+from .showings import Showings
+from .signals_base import count
 from .store import Store
 
-SCHEMA = 1
-# Where the guard at generation writes its log, below the data folder.
-GUARD_LOGS = ("rights/guard/guard.jsonl", "rights/guard.jsonl", "guard/guard.jsonl")
+# 2: with how often pictures were shown, the memorisation test picture by picture, and pairs of pictures.
+SCHEMA = 2
 _MOST_LOG_LINES = 5000
+# Pairs of pictures that the report holds itself, of the test and of the guard's log each.
+_MOST_PAIRS = 4
+_PAIR_SIDE, _PAIR_QUALITY = 720, 80
 
 
 def find(target: str, data_dir: Path) -> tuple[Path | None, Path | None]:
@@ -73,6 +81,7 @@ def gather(run_dir: Path | None, lora: Path | None, data_dir: Path) -> dict[str,
         "left_out": _left_out(run_dir) if run_dir is not None else None,
         "folders": _folders(run_dir, data_dir) if run_dir is not None else [],
         "memorisation": (said or {}).get("memorisation"),
+        "memorisation_test": _memorisation(run_dir) if run_dir is not None else None,
         "guard": _guard(lora, data_dir),
         "profiles": list(PROFILES),
     }
@@ -106,12 +115,14 @@ def _run(run_dir: Path) -> dict[str, Any]:
 
 def _pictures(run_dir: Path) -> list[dict[str, Any]]:
     records = ledger.read(run_dir / gate.LEDGER).values()
-    found = []
+    showings = Showings.read(run_dir)
+    found: list[dict[str, Any]] = []
     for record in records:
         said = asdict(record)
         # Folders' names are nobody's business.
         group = Path(said.pop("group")).name
-        found.append({"name": Path(said.pop("path")).name, **said, "nearly_same_as": group})
+        shown = showings.counts.get(record.sha256) if showings is not None else None
+        found.append({"name": Path(said.pop("path")).name, **said, "nearly_same_as": group, "shown": shown})
     return found
 
 
@@ -159,14 +170,56 @@ def _folder(place: Path, known: FolderLedger, data_dir: Path) -> dict[str, Any]:
     }
 
 
+def _memorisation(run_dir: Path) -> dict[str, Any] | None:
+    """The test picture by picture, the worst pairs with it; None where there was none or it can't be read."""
+    try:
+        said = json.loads((run_dir / memorisation.FILE).read_text(encoding="utf-8"))
+        tested = [dict(each) for each in said["tested"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    pairs = [run_dir / memorisation.FOLDER / Path(str(each["pair"])).name for each in tested if each.get("pair")]
+    return {**said, "tested": tested, "pairs": _pairs(pairs)}
+
+
 def _guard(lora: Path | None, data_dir: Path) -> dict[str, Any]:
-    """What the guard noted of pictures that were made with this LoRA: the measure against copies, as it was taken."""
-    lines = [line for name in GUARD_LOGS for line in _lines(data_dir / name)]
+    """What the guard noted of pictures that were made with this LoRA: the measure against copies, as it was taken.
+
+    Decisions on a picture stand with it; the newest pairs are there to be seen.
+    """
+    log = guard_log.of(data_dir)
     name = lora.stem if lora is not None else ""
-    own = [line for line in lines if any(each.get("name") == name for each in line.get("loras") or () if name)]
-    pictures = {line.get("picture") for line in own}
-    own += [line for line in lines if "decision" in line and line.get("picture") in pictures]
-    return {"checked": sum("finding" in line for line in own), "entries": own[-_MOST_LOG_LINES:]}
+    own: list[dict[str, Any]] = []
+    for entry in log.entries():
+        if "decision" in entry:
+            newest = next((each for each in reversed(own) if each.get("picture") == entry.get("picture")), None)
+            if newest is not None:
+                newest["decision"] = entry["decision"]
+        elif name and any(each.get("name") == name for each in entry.get("loras") or ()):
+            own.append({"decision": None, **entry})
+    verdicts = [str((each.get("finding") or {}).get("verdict", "")) for each in own]
+    pairs = [log.folder / guard_log.PAIRS / Path(str(each["pair"])).name for each in reversed(own) if each.get("pair")]
+    return {
+        "checked": sum(bool(each) for each in verdicts),
+        "verdicts": count(each for each in verdicts if each),
+        "entries": own[-_MOST_LOG_LINES:],
+        "pairs": _pairs(pairs),
+    }
+
+
+def _pairs(paths: list[Path]) -> list[dict[str, str]]:
+    """The first pictures that can be read, made small, as data URLs: the report needs no file beside it."""
+    found = []
+    for path in paths[:_MOST_PAIRS]:
+        try:
+            with Image.open(path) as picture:
+                small = picture.convert("RGB")
+        except (OSError, ValueError, Image.DecompressionBombError):
+            continue
+        small.thumbnail((_PAIR_SIDE, _PAIR_SIDE))
+        data = io.BytesIO()
+        small.save(data, "JPEG", quality=_PAIR_QUALITY)
+        found.append({"file": path.name, "url": "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()})
+    return found
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

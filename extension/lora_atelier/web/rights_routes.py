@@ -23,7 +23,7 @@ from .rights_json import licence_json, overview_json, row_json
 from .services import Services
 
 # A page of ours that runs nothing and loads nothing.
-_PAGE = {**HEADERS, "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+_PAGE = {**HEADERS, "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:"}
 _MOST_ROWS = 500
 
 
