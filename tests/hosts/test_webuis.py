@@ -14,6 +14,7 @@ from lora_atelier.adapters import file
 from lora_atelier.errors import AdapterError, HostError
 from lora_atelier.hosts import detection, network, router
 from lora_atelier.hosts.base import Drawing
+from lora_atelier.jobs.previews import Preview
 from lora_atelier.jobs.run_dir import Job, RunDir
 from lora_atelier.jobs.view import RunView
 from lora_atelier.web.services import services
@@ -456,6 +457,22 @@ def test_the_checkpoints_of_a_training_are_compared_by_the_webui_itself(webui, a
     drawn = [Image.open(run.path / "compare" / name).getpixel((0, 0)) for name in grid["files"] if name != "grid.png"]
     assert len(drawn) == len(set(drawn)) == 4
     assert not list(Path(fake.lora_dir()).rglob("atelier-compare-*"))
+
+
+def test_a_training_is_previewed_by_the_webui_where_that_keeps_the_same_model(webui, add, chosen):
+    fake, host = webui
+    add("mine")
+    previews = services(host).previews
+    fake.opts.atelier_gpu = "wait"
+    assert not previews._is_ready(chosen.path)
+    fake.opts.atelier_gpu = "keep"
+    assert previews._is_ready(chosen.path) and not previews._is_ready(chosen.path.with_name("another"))
+
+    asked = Preview(prompt="a cat <lora:mine:1>", negative_prompt="", seed=3, width=64, height=96, steps=4,
+                    cfg_scale=5.5, sampler="DDIM")  # fmt: skip
+    picture = previews._draw(asked)
+
+    assert picture.size == (64, 96) and (fake.asked[0].cfg_scale, fake.asked[0].sampler_name) == (5.5, "DDIM")
 
 
 # --- what only some webuis have

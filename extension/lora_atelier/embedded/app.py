@@ -55,11 +55,11 @@ def serve(host: EmbeddedHost, *, port: int, open_browser: bool = True) -> int:
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
     threading.Thread(target=_announce, args=(server, address, open_browser), daemon=True).start()
     host.catalogue.start_hashing()
-    offered.queue.start()
+    offered.start()
     try:
         server.run()
     finally:
-        offered.queue.end()
+        offered.end()
         host.catalogue.stop_hashing()
     return 0
 

@@ -42,7 +42,7 @@ _LAST_LINES = 12
 @dataclass
 class SetupProgress:
     """How far it is: ``state`` is "running", "finished", "failed" or "stopped"; ``done`` of ``total`` bytes of ``item``
-    (a package, its version and size) have arrived, 0 where that is not known; ``unpacking``: all of the stage's have."""
+    (a package, its version and size) have arrived, 0 where that is not known; ``unpacking``: the stage's all have."""
 
     state: str = "running"
     stage: str = "starting"

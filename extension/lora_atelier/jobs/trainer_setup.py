@@ -205,5 +205,7 @@ def sentence(view: SetupView) -> Message:
     if view.state == "stopped":
         return message("Stopped. Packages that arrived whole are kept.")
     if view.state == "died":
-        return message("It ended unexpectedly, as when the machine is switched off. Packages that arrived whole are kept.")
+        return message(
+            "It ended unexpectedly, as when the machine is switched off. Packages that arrived whole are kept."
+        )
     return Message("")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from PIL import Image
 
 from ..errors import ExtensionError, message
 from ..events import Sampled
 from . import samples
+from .handed_out import HandedOut, Wanted
 from .run import Run
-from .samples import SamplePrompt
 from .trainee import Trainee
 from .watch import Watch
 
@@ -20,16 +22,23 @@ from .watch import Watch
 class Gallery:
     """Draws the sample prompts of a run into its folder ``samples``; one that fails is only a warning.
 
-    ``preview`` is the newest picture of the first prompt, that of an earlier sitting included.
+    ``preview`` is the newest picture of the first prompt, that of an earlier sitting included. Where the webui keeps
+    its model it draws them (``handed_out``), and they arrive while the training goes on.
     """
 
     this: Run
     trainee: Trainee
     watch: Watch
+    write_adapter: Callable[[Path, int], object]
     preview: Path | None = None
+    _handed_out: HandedOut = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._handed_out = HandedOut(self.this.path, self.write_adapter)
 
     def take_up(self) -> None:
-        """Find what an earlier sitting drew."""
+        """Find what an earlier sitting drew; what it had handed out is nobody's any more."""
+        self._handed_out.sweep()
         pictures = sorted(self._folder.glob("*-01.png"))
         self.preview = pictures[-1] if pictures else None
 
@@ -37,14 +46,25 @@ class Gallery:
         """Draw each prompt, with ``bleed`` also the first one that has the trigger without it."""
         sampling, trigger = self.this.config.sampling, self.this.job.trigger
         prompts = [samples.parse(line, sampler=sampling.sampler) for line in sampling.prompts]
-        if not prompts:
-            return
         plain = [samples.without_trigger(prompt, trigger) for prompt in prompts] if bleed else []
-        with self.drawing():
-            for number, prompt in enumerate(prompts, 1):
-                self._draw(step, number, prompt)
-            for prompt in [each for each in plain if each is not None][:1]:
-                self._draw(step, len(prompts) + 1, prompt, trigger=False)
+        shown = [*prompts, *[each for each in plain if each is not None][:1]]
+        wanted = [
+            Wanted(step, self._folder / f"step-{step:06d}-{number:02d}.png", prompt, number <= len(prompts))
+            for number, prompt in enumerate(shown, 1)
+        ]
+        if wanted and not self._handed_out.hand_out(wanted):
+            self._draw_all(wanted)
+
+    def collect(self) -> None:
+        """Tell of the pictures that somebody else has drawn in the meantime."""
+        if self._handed_out.pending:
+            self._take(self._handed_out.arrived())
+
+    def finish(self, step: int) -> None:
+        """Wait for those that are still to come; those of ``step``, as which the weights still are, are drawn here if
+        nobody does it."""
+        self._take(self._handed_out.wait())
+        self._draw_all([each for each in self._handed_out.take_back() if each.step == step])
 
     @contextlib.contextmanager
     def drawing(self) -> Iterator[None]:
@@ -60,15 +80,42 @@ class Gallery:
     def _folder(self) -> Path:
         return self.this.path / "samples"
 
-    def _draw(self, step: int, number: int, prompt: SamplePrompt, *, trigger: bool = True) -> None:
-        path = self._folder / f"step-{step:06d}-{number:02d}.png"
-        try:
-            contrast = samples.draw(self.trainee.model, prompt, path, clip_skip=self.this.config.model.clip_skip)
-        except (ExtensionError, OSError, RuntimeError) as error:
-            self.this.warn(message("A sample picture failed: {reason}.", reason=str(error).rstrip(".")))
+    def _take(self, arrived: Iterator[tuple[Wanted, str]]) -> None:
+        for wanted, reason in arrived:
+            if reason:
+                self._failed(reason)
+                continue
+            try:
+                with Image.open(wanted.path) as picture:
+                    self._drawn(wanted, samples.contrast(picture))
+            except OSError as error:
+                self._failed(str(error))
+
+    def _draw_all(self, wanted: list[Wanted]) -> None:
+        if not wanted:
             return
-        if number == 1:
-            self.preview = path
-        self.this.tell(Sampled(step=step, file=path.name, prompt=prompt.text, seed=prompt.seed, trigger=trigger))
-        for said in self.watch.sampled(path.name, f"{prompt.text} {prompt.seed}", contrast):
+        with self.drawing():
+            for each in wanted:
+                try:
+                    contrast = samples.draw(
+                        self.trainee.model, each.prompt, each.path, clip_skip=self.this.config.model.clip_skip
+                    )
+                except (ExtensionError, OSError, RuntimeError) as error:
+                    self._failed(str(error))
+                else:
+                    self._drawn(each, contrast)
+
+    def _failed(self, reason: str) -> None:
+        self.this.warn(message("A sample picture failed: {reason}.", reason=reason.rstrip(".")))
+
+    def _drawn(self, wanted: Wanted, contrast: float) -> None:
+        prompt = wanted.prompt
+        if wanted.path.stem.endswith("-01"):
+            self.preview = wanted.path
+        self.this.tell(
+            Sampled(
+                step=wanted.step, file=wanted.path.name, prompt=prompt.text, seed=prompt.seed, trigger=wanted.trigger
+            )
+        )
+        for said in self.watch.sampled(wanted.path.name, f"{prompt.text} {prompt.seed}", contrast):
             self.this.warn(said)

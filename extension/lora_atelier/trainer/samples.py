@@ -6,13 +6,13 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from PIL import ImageStat
+from PIL import Image, ImageStat
 
 from ..models import sample as sampling
 from ..models.load import Model
 
 _OPTION = re.compile(r"\s--(n|w|h|d|s|l|ss)\s+")
-_SAMPLERS = {
+SAMPLERS = {
     "ddim": "DDIM",
     "euler": "Euler",
     "k_euler": "Euler",
@@ -77,13 +77,13 @@ def without_trigger(prompt: SamplePrompt, trigger: str) -> SamplePrompt | None:
 def draw(model: Model, prompt: SamplePrompt, path: Path, *, clip_skip: int = 0) -> float:
     """Make one picture with the model as it is and write it to ``path``; returns its contrast.
 
-    That is the standard deviation of its pixels' brightness, 0 to 255. Raises HostError, OSError, RuntimeError.
+    Raises HostError, OSError, RuntimeError.
     """
     request = sampling.Txt2Img(
         prompts=(prompt.text,),
         negative_prompt=prompt.negative,
         steps=prompt.steps,
-        sampler=_SAMPLERS.get(prompt.sampler, "DDIM"),
+        sampler=SAMPLERS.get(prompt.sampler, "DDIM"),
         cfg_scale=prompt.cfg_scale,
         width=prompt.width,
         height=prompt.height,
@@ -93,4 +93,9 @@ def draw(model: Model, prompt: SamplePrompt, path: Path, *, clip_skip: int = 0) 
     (picture,) = sampling.sample(model, request)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
+    return contrast(picture)
+
+
+def contrast(picture: Image.Image) -> float:
+    """The standard deviation of a picture's brightness, 0 to 255."""
     return float(ImageStat.Stat(picture.convert("L")).stddev[0])

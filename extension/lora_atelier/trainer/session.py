@@ -102,6 +102,7 @@ class Session:
             warn=this.warn,
         )
         rhythms = Rhythms.of(config, steps_per_epoch)
+        results = Results(this, trainee, pictures, loop.plan, rhythms.checkpoints)
         most = config.validation.max_validation_steps * max(each.batch_size for each in config.data.datasets)
         return cls(
             this=this,
@@ -110,8 +111,8 @@ class Session:
             heldout=prepared.heldout[: most or None],
             is_heldout=bool(pictures.heldout),
             rhythms=rhythms,
-            results=Results(this, trainee, pictures, loop.plan, rhythms.checkpoints),
-            gallery=Gallery(this, trainee, loop.watch),
+            results=results,
+            gallery=Gallery(this, trainee, loop.watch, results.write_adapter),
             settings=settings,
         )
 
@@ -138,6 +139,7 @@ class Session:
             self.loop.run(until=self._after_step)
         if self.loop.step < self.this.config.schedule.steps and not self._is_to_end():
             self._keep()
+            self.gallery.collect()
             self.this.tell(Stopped(step=self.loop.step))
             print(f"Stopped at step {self.loop.step}.", flush=True)
             return False
@@ -148,6 +150,7 @@ class Session:
         """Measure, sample and keep what is due; returns whether the run is to stop."""
         if step == self.this.config.schedule.steps:
             return False
+        self.gallery.collect()
         if self.rhythms.measurements.is_due(step):
             self._measure()
         if self.this.asked("sample-now") or self.rhythms.samples.is_due(step):
@@ -197,6 +200,7 @@ class Session:
         else:
             self._measure()
         self.gallery.show(step, bleed=True)
+        self.gallery.finish(step)
         best = self.best if self._is_to_end() else None
         self.results.memorise(self.loop.examples, self._test_time(step, train_seconds), best=best)
         path, model_hash = self.results.finish(

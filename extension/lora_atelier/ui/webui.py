@@ -172,7 +172,7 @@ def _services(host: WebuiHost) -> Services:
         if "services" not in _state:
             access = Access(remote=host.is_remote(), hides_paths=host.hides_paths())
             _state["services"] = services(host, access=access, host_device=host.device_index())
-            _state["services"].queue.start()
+            _state["services"].start()
         known: Services = _state["services"]
         return known
 

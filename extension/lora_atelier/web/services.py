@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import Message
+from ..errors import Message, ModelError
 from ..hosts.base import Drawing, Host
-from ..hosts.lease import Lease
+from ..hosts.lease import KEEP, Lease
 from ..jobs.compare import Comparison
 from ..jobs.measuring import Measuring
+from ..jobs.previews import Preview, Previews
 from ..jobs.queue import Queue
 from ..jobs.service import Jobs
 from ..jobs.trainer_setup import TrainerSetup
@@ -30,7 +32,8 @@ class Services:
     ``regularisation`` gives pictures that keep what a base model knows, where we have some for it. ``loads`` says how
     much of a LoRA file the host's model takes, and whether that is all; ``refresh_adapters`` makes the host look for
     new files; ``comparison`` draws checkpoints side by side, where the host lets us draw; ``environment`` makes the
-    trainer's, where that is not this very process's; ``lease`` is the graphics card, lent to trainings.
+    trainer's, where that is not this very process's; ``previews`` draws samples for trainings, where the host keeps its
+    model beside them; ``lease`` is the graphics card, lent to trainings.
     """
 
     jobs: Jobs
@@ -46,6 +49,7 @@ class Services:
     refresh_adapters: Callable[[], None] = lambda: None
     comparison: Comparison | None = None
     environment: TrainerSetup | None = None
+    previews: Previews | None = None
     lease: Lease | None = None
 
     def __post_init__(self) -> None:
@@ -53,6 +57,18 @@ class Services:
             object.__setattr__(self, "queue", Queue(self.jobs))
         if self.measuring is None:
             object.__setattr__(self, "measuring", Measuring(self.jobs))
+
+    def start(self) -> None:
+        """Let threads see to what waits and to what trainings want drawn."""
+        self.queue.start()
+        if self.previews is not None:
+            self.previews.start()
+
+    def end(self) -> None:
+        """Let these threads end."""
+        self.queue.end()
+        if self.previews is not None:
+            self.previews.end()
 
 
 def services(
@@ -79,8 +95,16 @@ def services(
         host.lora_dirs()[0],
         host.refresh_adapters,
     )
+    previews = Previews(
+        jobs,
+        draw=lambda preview: host.picture(_drawing(preview)),
+        is_ready=lambda model: _draws_beside(host, model),
+        refresh=host.refresh_adapters,
+    )
     return Services(
         jobs=jobs,
+        # Our own host draws as the trainer does; two of the same models in memory would be for nothing.
+        previews=previews if host.id != "embedded" else None,
         queue=Queue(jobs, host.lease.lend, host.refresh_adapters),
         measuring=Measuring(jobs, host.lease.lend),
         comparison=comparison,
@@ -94,3 +118,15 @@ def services(
         lease=host.lease,
         environment=TrainerSetup(host.data_dir, for_webui=host.id != "embedded"),
     )
+
+
+def _draws_beside(host: Host, model: Path) -> bool:
+    """Whether the host keeps its model while trainings go on, and that is the model which is trained on."""
+    try:
+        return host.lease.state()["mode"] == KEEP and host.current().path == model
+    except ModelError:
+        return False
+
+
+def _drawing(preview: Preview) -> Drawing:
+    return Drawing(**dataclasses.asdict(preview))
