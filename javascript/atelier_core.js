@@ -204,6 +204,37 @@
         else look();
     }
 
+    // The colour that an element stands on, as [red, green, blue]; null where nothing behind it is painted.
+    function groundOf(element) {
+        for (let at = element.parentElement; at; at = at.parentElement) {
+            const parts = getComputedStyle(at).backgroundColor.match(/[\d.]+/g).map(Number);
+            if (parts.length === 3 || parts[3] > 0.5) return parts.slice(0, 3);
+        }
+        return null;
+    }
+
+    // Ours are the colours of a dark page or of a light one, by the host's own ground: not every theme says which it is.
+    function dress(element) {
+        const look = () => {
+            const ground = element.isConnected && groundOf(element);
+            if (!ground) return;
+            const light = (0.2126 * ground[0] + 0.7152 * ground[1] + 0.0722 * ground[2]) / 255;
+            element.classList.toggle("is-dark", light < 0.45);
+        };
+        let due = null;
+        const soon = () => {
+            window.clearTimeout(due);
+            due = window.setTimeout(look, 100); // themes are links that arrive, and some fade
+        };
+        const themes = new MutationObserver(soon);
+        for (const at of [document.documentElement, document.body]) themes.observe(at, { attributes: true, attributeFilter: ["class", "style", "data-theme"] });
+        themes.observe(document.head, { childList: true });
+        window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", soon);
+        document.addEventListener("transitionend", (event) => event.target === document.body && soon());
+        window.addEventListener("load", soon);
+        look();
+    }
+
     async function start() {
         await session();
         await setLanguage(preferred());
@@ -231,6 +262,7 @@
         link,
         errorBox,
         languages,
+        dress,
         storage,
         whenThere,
         setLanguage,

@@ -169,6 +169,7 @@
     }
 
     whenThere("atelier_root", (mount) => {
+        window.atelier.dress(mount);
         const workshop = new Workshop(mount);
         window.atelier.tab = workshop;
         workshop.start();

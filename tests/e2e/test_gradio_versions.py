@@ -120,3 +120,18 @@ def test_all_settings_and_the_dark_theme_look_as_everywhere(page):
     page.evaluate("document.body.classList.add('dark')")
     dark = page.evaluate("getComputedStyle(document.querySelector('.atelier-card')).backgroundColor")
     assert dark == "rgb(33, 31, 29)"
+
+
+def test_a_dark_theme_that_has_no_class_for_it_is_dark_all_the_same(page):
+    """SD.Next's themes are style sheets of their own that only paint the page, and bound every button's width."""
+    style = "body, .gradio-container { background: #111 !important } button { max-width: 40px }"
+    page.add_style_tag(content=style)
+    page.wait_for_selector("#atelier_root.is-dark")
+
+    # Newer Gradios let colours fade.
+    page.wait_for_function(
+        """() => { const colour = (wanted, what) => getComputedStyle(document.querySelector(wanted))[what];
+        return colour('#atelier_page_new', 'color') === 'rgb(241, 236, 231)'
+            && colour('.atelier-card', 'backgroundColor') === 'rgb(33, 31, 29)' }"""
+    )
+    assert page.evaluate("document.querySelector('#atelier_train').getBoundingClientRect().width") > 200
