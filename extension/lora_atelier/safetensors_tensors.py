@@ -37,6 +37,19 @@ NAMES = {name: key for key, name in _DTYPES.items()}
 _PIECE_BYTES = 1 << 18
 
 
+class Buffer:
+    """Bytes that one reading after the other uses: fresh memory costs more time than what is read into it."""
+
+    def __init__(self) -> None:
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+
+    def of(self, size_bytes: int) -> Tensor:
+        """The first ``size_bytes`` of it, as long as nobody asks again."""
+        if self._bytes.numel() < size_bytes:
+            self._bytes = torch.empty(size_bytes, dtype=torch.uint8)
+        return self._bytes[:size_bytes]
+
+
 class TensorFile:
     """An open .safetensors file; ``read`` gives one tensor, with its own memory, in its stored dtype."""
 
@@ -51,12 +64,15 @@ class TensorFile:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._file.close()
 
-    def read(self, key: str) -> Tensor:
-        """Return one tensor. Raises KeyError if the file has none of that name, BrokenFileError if it got shorter."""
+    def read(self, key: str, buffer: Buffer | None = None) -> Tensor:
+        """Return one tensor; in ``buffer``, where one is given, until that is used again.
+
+        Raises KeyError if the file has none of that name, BrokenFileError if it got shorter.
+        """
         info = self.header.tensors[key]
-        buffer = torch.empty(info.size_bytes, dtype=torch.uint8)
-        self._fill(buffer, info.offset, key)
-        return buffer.view(_dtype(info.dtype, key)).reshape(info.shape)
+        part = torch.empty(info.size_bytes, dtype=torch.uint8) if buffer is None else buffer.of(info.size_bytes)
+        self._fill(part, info.offset, key)
+        return part.view(_dtype(info.dtype, key)).reshape(info.shape)
 
     def read_rows(self, key: str, start: int, stop: int, buffer: Tensor) -> Tensor:
         """Return rows ``start`` to ``stop`` of a tensor as a matrix: everything behind its first size is one row.
@@ -96,8 +112,14 @@ def read_all(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
         return {key: file.read(key) for key in file.header.tensors}, file.header.metadata
 
 
-def _dtype(name: str, key: str) -> torch.dtype:
+def dtype_of(name: str) -> torch.dtype | None:
+    """The dtype that a header's name stands for; None for one that this torch does not know."""
     dtype = getattr(torch, _DTYPES[name], None)
-    if not isinstance(dtype, torch.dtype):
+    return dtype if isinstance(dtype, torch.dtype) else None
+
+
+def _dtype(name: str, key: str) -> torch.dtype:
+    dtype = dtype_of(name)
+    if dtype is None:
         raise BrokenFileError(f"this torch can't read {key}, which is stored as {name}")
     return dtype

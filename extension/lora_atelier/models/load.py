@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..safetensors_header import BrokenFileError
-from ..safetensors_tensors import TensorFile
+from ..safetensors_tensors import Buffer, TensorFile, dtype_of
 from . import configs, detect, ldm, tokenizer
 from .detect import ModelInfo
 from .inversions import Inversions
@@ -234,14 +234,17 @@ def empty(info: ModelInfo) -> Model:
 
 def fill(module: nn.Module, source: ModelSource, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """Put every parameter of a module on meta into place, one by one. Raises ModelError for missing or odd weights."""
-    missing = []
+    missing, buffer = [], Buffer()
     for owner_path, owner in module.named_modules():
         for name, parameter in list(owner.named_parameters(recurse=False)):
             key = f"{owner_path}.{name}" if owner_path else name
-            tensor = source.read(part, key, module)
-            if tensor is None:
+            found = source.find(part, key, module)
+            if found is None:
                 missing.append(key)
                 continue
+            # What stays as it is stored must have memory of its own.
+            stays = device.type == "cpu" and found.dtype == dtype
+            tensor = found.read(None if stays else buffer)
             if tensor.numel() != parameter.numel() or _squeezed(tensor) != _squeezed(parameter):
                 raise ModelError(
                     "{path} can't be used.",
@@ -308,10 +311,6 @@ class ModelSource(ABC):
     @abstractmethod
     def find(self, part: str, key: str, module: nn.Module) -> Stored | None: ...
 
-    def read(self, part: str, key: str, module: nn.Module) -> Tensor | None:
-        found = self.find(part, key, module)
-        return found.read() if found is not None else None
-
 
 @dataclass(frozen=True)
 class Stored:
@@ -322,15 +321,20 @@ class Stored:
     third: int | None = None
     transposed: bool = False
 
-    def read(self) -> Tensor:
-        """Return the weight, in its stored dtype."""
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The dtype it is stored in; None for one that this torch does not know."""
+        return dtype_of(self.file.header.tensors[self.key].dtype)
+
+    def read(self, buffer: Buffer | None = None) -> Tensor:
+        """Return the weight, in its stored dtype; in ``buffer``, where one is given, until that is used again."""
         if self.third is not None:
             info = self.file.header.tensors[self.key]
             count = info.shape[0] // 3
-            buffer = torch.empty(info.size_bytes // 3, dtype=torch.uint8)
-            rows = self.file.read_rows(self.key, self.third * count, (self.third + 1) * count, buffer)
+            part = (buffer or Buffer()).of(info.size_bytes // 3)
+            rows = self.file.read_rows(self.key, self.third * count, (self.third + 1) * count, part)
             return rows.reshape(count, *info.shape[1:])
-        tensor = self.file.read(self.key)
+        tensor = self.file.read(self.key, buffer)
         return tensor.T.contiguous() if self.transposed else tensor
 
 

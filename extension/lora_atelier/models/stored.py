@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from ..safetensors_tensors import Buffer
 from . import detect, load
 from .detect import ModelInfo
 from .layers import places
@@ -20,31 +20,19 @@ from .load import Model, Stored
 _PARTS = ("unet", "text_encoder", "text_encoder_2")
 
 
-@dataclass(eq=False)
-class _Buffer:
-    """Bytes that every reading uses again."""
-
-    tensor: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
-
-    def of(self, size_bytes: int) -> Tensor:
-        if self.tensor.numel() < size_bytes:
-            self.tensor = torch.empty(size_bytes, dtype=torch.uint8)
-        return self.tensor
-
-
 @dataclass(frozen=True, eq=False)
 class StoredRows:
     """A stored parameter as a matrix of ``count`` rows and ``columns`` numbers each."""
 
     stored: Stored
-    buffer: _Buffer
+    buffer: Buffer
     first: int
     count: int
     columns: int
     row_bytes: int
 
     @classmethod
-    def of(cls, stored: Stored, buffer: _Buffer) -> StoredRows | None:
+    def of(cls, stored: Stored, buffer: Buffer) -> StoredRows | None:
         """Return the rows of a stored weight, or None where they are not together (transposed)."""
         info = stored.file.header.tensors[stored.key]
         if stored.transposed or not info.shape or not info.size_bytes:
@@ -82,7 +70,7 @@ class StoredModel:
     def open(self) -> Iterator[_Open]:
         """Open the files for reading. Raises OSError, ValueError if they are broken."""
         with load.open_source(self._info) as source:
-            yield _Open(self, source, _Buffer())
+            yield _Open(self, source, Buffer())
 
 
 def _files(info: ModelInfo) -> list[Path]:
@@ -93,7 +81,7 @@ def _files(info: ModelInfo) -> list[Path]:
 
 
 class _Open:
-    def __init__(self, model: StoredModel, source: load.ModelSource, buffer: _Buffer) -> None:
+    def __init__(self, model: StoredModel, source: load.ModelSource, buffer: Buffer) -> None:
         self._model, self._source, self._buffer = model, source, buffer
 
     def rows(self, layer: str, parameter: str) -> StoredRows | None:
