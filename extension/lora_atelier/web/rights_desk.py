@@ -35,6 +35,8 @@ class Desk:
         self.helper = Helper()
         # Two looks at once would each add events of their own to one history.
         self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
+        # What the store has of each: every change is an event more.
+        self._kept: dict[str, tuple[str, int]] = {}
 
     def folder(self, upload: str) -> PictureFolder:
         """The pictures of one upload. Raises DataError if there is none of this id."""
@@ -77,8 +79,10 @@ class Desk:
             ledger = self.ledger(upload)
             # Kept, so that a picture that loses its metadata later is still known; the record beside the pictures only
             # where somebody stated something.
-            if not ledger.unread:
+            mark = (ledger.dataset_id, len(ledger.events))
+            if not ledger.unread and self._kept.get(upload) != mark:
                 self.store.put(ledger, self.folder(upload).source)
+                self._kept[upload] = mark
         return overview(ledger, whose=whose if whose in BASES else "mine"), ledger
 
     def attach(self, upload: str, said: dict[str, str], data: bytes) -> None:
