@@ -125,5 +125,27 @@
         );
     }
 
-    Object.assign(window.atelier, { askOverride, askDocument, askStatement, licenceInput, rightsField: field, rightsSelect: select });
+    // Who stated what when; the record only grows.
+    async function showHistory(rights) {
+        const words = {
+            stated: () => t("stated for all pictures"),
+            excepted: () => t("stated for one picture"),
+            overridden: () => t("decided to use pictures all the same"),
+            "override lifted": () => t("took that back"),
+            withdrawn: () => t("withdrew pictures"),
+            approved: () => t("approved the files"),
+            scanned: () => t("looked through the files"),
+        };
+        const list = el("ol", { class: "atelier-runs" });
+        dialog(t("History"), el("div", { class: "atelier-asked" }, list));
+        try {
+            const { events } = await window.atelier.api("GET", `${rights.base}/history`);
+            const when = (event) => new Date(event.at).toLocaleString(window.atelier.lang(), { dateStyle: "medium", timeStyle: "short" });
+            replace(list, ...events.reverse().map((event) => el("li", {}, el("span", { text: [event.by, (words[event.what] || (() => event.what))()].join(" – ") }), el("span", { class: "atelier-hint", text: when(event) }))));
+        } catch (error) {
+            replace(list, errorBox(error));
+        }
+    }
+
+    Object.assign(window.atelier, { showHistory, askOverride, askDocument, askStatement, licenceInput, rightsField: field, rightsSelect: select });
 })();

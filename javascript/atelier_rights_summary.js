@@ -69,10 +69,14 @@
             return el("li", { class: "atelier-rights-group", "data-rule": group.rule }, el("span", {}, link(text, show, { title: t("Show only these") }), " · ", t("left out")), ...this.remedies(group));
         }
 
+        isStudio() {
+            return this.rights.whose === "studio" || this.rights.said.statement.profile === "studio";
+        }
+
         remedies(group) {
             const { rights } = this;
             const { askOverride, askDocument, askStatement } = window.atelier;
-            const studio = rights.whose === "studio" || rights.said.statement.profile === "studio";
+            const studio = this.isStudio();
             const act = (text, does, name) => button(text, does, { kind: "is-small", "data-remedy": name });
             return {
                 reservation: [!studio && act(t("Use them all the same …"), () => askOverride(rights, { rule: true }), "override")],
@@ -150,7 +154,8 @@
 
         details() {
             const { said } = this.rights;
-            const { askStatement, askDocument } = window.atelier;
+            const { askStatement, askDocument, showHistory } = window.atelier;
+            const studio = this.isStudio();
             const documents = (said.statement.evidence || []).length;
             return [
                 ...said.remarks.map((text) => el("p", { class: "atelier-hint", text })),
@@ -158,13 +163,18 @@
                 said.personal.captions > 0 && el("p", { class: "atelier-hint", text: t("{count} captions name someone or hold an address; look at them.", { count: said.personal.captions }) }),
                 said.counts.override > 0 && el("p", { class: "atelier-hint", text: t("{count} are used against a prohibition; the record has who decided it and why.", { count: said.counts.override }) }),
                 documents > 0 && el("p", { class: "atelier-hint", text: documents === 1 ? t("1 document is attached for all pictures.") : t("{count} documents are attached for all pictures.", { count: documents }) }),
+                said.approved && el("p", { class: "atelier-hint", text: t("The files are approved: a training stops if one was changed since.") }),
                 el("p", { class: "atelier-hint", text: t("What a picture's own dialog says of it goes before what holds for all. Files that say nothing count as saying nothing, not as allowing it.") }),
                 el(
                     "p",
                     { class: "atelier-hint atelier-rights-links" },
                     link(t("State more for all pictures …"), () => askStatement(this.rights), { id: "atelier_state" }),
                     " · ",
-                    link(t("Attach a document …"), () => askDocument(this.rights))
+                    link(t("Attach a document …"), () => askDocument(this.rights)),
+                    studio && !said.approved && " · ",
+                    studio && !said.approved && link(t("Approve the files as they are"), () => this.trying(() => this.rights.approve()), { id: "atelier_approve" }),
+                    said.events > 1 && " · ",
+                    said.events > 1 && link(t("History"), () => showHistory(this.rights), { id: "atelier_history" })
                 ),
             ];
         }
