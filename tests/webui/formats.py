@@ -23,12 +23,14 @@ _CONVOLUTION = re.compile(r"down_blocks_\d_resnets_0_conv1$")
 _METADATA = {"ss_base_model_version": "sd_v1", "ss_network_dim": str(_RANK)}
 
 
-def write_lora(path: Path, places: Iterable[Place], *, seed: int, text: bool = False, **metadata: str) -> None:
+def write_lora(
+    path: Path, places: Iterable[Place], *, seed: int, text: bool = False, rank: int = _RANK, **metadata: str
+) -> None:
     """A random LoRA in kohya's names, for the U-Net's attention layers and, with ``text``, the text encoder's."""
     generator, tensors = torch.Generator().manual_seed(seed), {}
     for place in places:
         if _ALL.search(place.name) and (text or not place.is_text):
-            made = _low_rank(place.weight, generator) | {"alpha": torch.tensor(float(_RANK))}
+            made = _low_rank(place.weight, generator, rank) | {"alpha": torch.tensor(float(rank))}
             tensors |= {f"{place.name}.{suffix}": value for suffix, value in made.items()}
     file.write(path, _half(tensors), _METADATA | {"ss_output_name": path.stem} | metadata)
 
@@ -84,10 +86,10 @@ def _tensors(name: str, weight: Tensor, generator: torch.Generator) -> dict[str,
     return made
 
 
-def _low_rank(weight: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+def _low_rank(weight: Tensor, generator: torch.Generator, rank: int = _RANK) -> dict[str, Tensor]:
     out, inner, *kernel = weight.shape
-    down = torch.randn([_RANK, inner, *kernel], generator=generator) * 0.3
-    up = torch.randn([out, _RANK, *[1] * len(kernel)], generator=generator) * 0.05
+    down = torch.randn([rank, inner, *kernel], generator=generator) * 0.3
+    up = torch.randn([out, rank, *[1] * len(kernel)], generator=generator) * 0.05
     return {"lora_down.weight": down, "lora_up.weight": up}
 
 

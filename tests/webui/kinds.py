@@ -60,9 +60,7 @@ class Kind:
         return f"{name}.safetensors" if self.widths else f"Diffusers/{name}"
 
 
-# A text encoder in half precision gives no numbers for some random weights.
-_IN_FULL = ("--all-in-fp32", "--clip-in-fp32", "--vae-in-fp32")
-_FORGE = {"arguments": (*_CPU, "--always-cpu", *_IN_FULL), "widths": (320, 128, False)}
+_FORGE = {"arguments": (*_CPU, "--always-cpu"), "widths": (320, 128, False)}
 A1111 = Kind(
     "a1111", (*_CPU, "--use-cpu", "all", "--no-half"), (64, 32, True), reads_config=True,
     can_not_load=_DOTTED | {"dora", "boft"},

@@ -37,15 +37,18 @@ class Place:
         return self.name.startswith("lora_te")
 
 
-def write(kind: Kind, folder: Path, webui: Path, *, name: str, seed: int) -> Path:
-    """Write a base model called ``name`` where a webui of this kind looks for it below ``folder``."""
+def write(kind: Kind, folder: Path, webui: Path, *, name: str, seed: int, full: bool = False) -> Path:
+    """Write a base model called ``name`` where a webui of this kind looks for it below ``folder``.
+
+    ``full`` has SD 1.5's size.
+    """
     if kind.widths is None:
         return _write_folder(folder / "Diffusers" / name, seed)
     path = folder / "Stable-diffusion" / f"{name}.safetensors"
-    wide, deep, grows = kind.widths
-    dtype = torch.float32 if kind.reads_config else torch.float16
+    wide, deep, grows = (320, 128, True) if full else kind.widths
+    dtype = torch.float32 if kind.reads_config and not full else torch.float16
     _write_checkpoint(path, wide, deep, grows=grows, dtype=dtype, seed=seed)
-    if kind.reads_config:
+    if kind.reads_config and not full:
         text = (webui / "configs" / "v1-inference.yaml").read_text(encoding="utf-8")
         text = text.replace("model_channels: 320", f"model_channels: {wide}").replace("ch: 128", f"ch: {deep}")
         path.with_suffix(".yaml").write_text(text, encoding="utf-8")
@@ -82,6 +85,9 @@ def _write_checkpoint(path: Path, wide: int, deep: int, *, grows: bool, dtype: t
     )
     sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
     text = CLIPTextModel(CLIPTextConfig(vocab_size=49408, projection_dim=768, **sizes))
+    # Webuis divide by the mean of what the encoder says, which is nought where its last norm is as it was made.
+    last_norm = next(module for name, module in text.named_modules() if name.endswith("final_layer_norm"))
+    torch.nn.init.constant_(last_norm.bias, 0.1)
     layout = layers.ldm_layout(unet)
     tensors = {f"{_UNET}{ldm.unet_path(key, *layout)}": value for key, value in unet.state_dict().items()}
     for key, value in vae.state_dict().items():

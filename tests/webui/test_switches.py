@@ -54,7 +54,7 @@ def test_behind_a_login_our_routes_are_behind_it_and_strangers_name_no_folders(s
     assert status(webui, SESSION, Cookie=cookie.replace("=", "=x")) == 401
     webui.headers["Cookie"] = cookie
     webui.wait()
-    refused = webui.ours("POST", "datasets/scan", {"folder": "/"})
+    refused = webui.ours("POST", "folder", {"folder": "/"})
     assert "can be reached from other machines" in str(refused)
 
     if webui.kind.restarts:  # its API asks for the same people in another way

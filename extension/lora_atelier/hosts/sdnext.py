@@ -77,6 +77,11 @@ class SdNextHost(WebuiHost):
         said = [text for text in getattr(p, "comments", None) or () if text not in processed.comments]
         processed.comments = "\n".join([*([processed.comments] if processed.comments else []), *said])
 
+    def mounted_at(self) -> str:
+        """Its ``--subpath``, or the setting of that name."""
+        path = str(self.flag("subpath") or self.option("subpath", "") or "").strip("/")
+        return f"/{path}" if path else ""
+
     def model_title(self) -> str:
         """The pipeline knows its checkpoint."""
         info = getattr(self.pipe(), "sd_checkpoint_info", None)

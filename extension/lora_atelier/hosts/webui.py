@@ -116,6 +116,10 @@ class WebuiHost:
     def show_comments(self, p: Any, processed: Any) -> None:
         """Let the page show what was said of a generation; most webuis do that by themselves."""
 
+    def mounted_at(self) -> str:
+        """The path, such as "/sub", below which it serves its page a second time; most leave that to a proxy."""
+        return ""
+
     def builtin_networks(self) -> ModuleType | None:
         """The module of the webui's own loader, known by its place; None where it is switched off."""
         networks = sys.modules.get("networks")

@@ -146,6 +146,8 @@ def _app_started(host: WebuiHost, demo: Any, app: Any) -> None:
         # Webuis hand out every file of their data folder; what a training is made of is nobody's business.
         demo.blocked_paths.append(str(host.data_dir))
     lazy.add(app, PREFIX, lambda: _routes(host))
+    if start := host.mounted_at():
+        lazy.add_below(app, start, PREFIX)
     if _goes_on(host):
         # A training that an earlier webui started, or one that waits: it is seen to without anybody opening the tab.
         threading.Thread(target=_services, args=(host,), name="atelier-start", daemon=True).start()
