@@ -362,9 +362,9 @@ class A1111(FakeWebui):
         module.network_current_names = ()
 
     def make_model(self):
-        text = types.SimpleNamespace(wrapped=types.SimpleNamespace(transformer=text_model()))
-        model = types.SimpleNamespace(diffusion_model=ldm_unet())
-        return types.SimpleNamespace(model=model, cond_stage_model=text, is_sdxl=False, is_sd2=False)
+        model = tree({"model.diffusion_model": ldm_unet(), "cond_stage_model.wrapped.transformer": text_model()})
+        model.is_sdxl = model.is_sd2 = False
+        return model
 
     def weights(self):
         parts = (self.model.model.diffusion_model, self.model.cond_stage_model.wrapped.transformer)

@@ -498,6 +498,119 @@ def test_a1111_takes_the_builtins_changes_back_before_ours_are_made(make_webui):
     assert torch.equal(layer.weight, base)
 
 
+class OnDisk:
+    """A1111 with a checkpoint's file that its model was read from, and a LoRA."""
+
+    def __init__(self, make_webui, *, mode="reread", suffix=".safetensors", dtype=torch.float32):
+        self.fake, self.host = make_webui("a1111")
+        self.model = self.fake.model.to(dtype)
+        self.path = self.fake.folder / f"base{suffix}"
+        self.stored = {key.replace(".wrapped", ""): each.clone() for key, each in self.model.state_dict().items()}
+        self.write(self.stored)
+        self.model.sd_checkpoint_info = types.SimpleNamespace(filename=str(self.path))
+        self.fake.opts.atelier_originals = mode
+        self.reloads = 0
+        self.fake.sd_models.reload_model_weights = self.reload
+        shapes = {Q: 8, TEXT: 8}
+        tensors = {f"{layer}.lora_{end}.weight": torch.randn((2, size) if end == "down" else (size, 2))
+                   for layer, size in shapes.items() for end in ("down", "up")}  # fmt: skip
+        file.write(Path(self.fake.lora_dir()) / "mine.safetensors", tensors, {})
+
+    def write(self, tensors):
+        file.write(self.path, {key: each.float() for key, each in tensors.items()}, {})
+
+    @torch.no_grad()
+    def reload(self, forced_reload=False):
+        """As the webui does it: into the same model, then its callbacks."""
+        assert forced_reload
+        self.reloads += 1
+        stored = file.read(self.path).tensors
+        for key, parameter in self.model.state_dict().items():
+            parameter.copy_(stored[key.replace(".wrapped", "")])
+        self.host.model_changed()
+
+    @property
+    def patcher(self):
+        return self.host._patcher
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a1111s_weights_are_read_again_from_the_checkpoint_to_the_bit(make_webui, dtype):
+    at = OnDisk(make_webui, dtype=dtype)
+    before, _ = at.fake.draw("a cat")
+
+    changed, p = at.fake.draw("<lora:mine:1>")
+    assert len(changes(before, changed)) == 2 and p.comments == {}
+    assert (at.patcher.changed, at.patcher.copies, at.patcher.rereads) == (2, 0, True)
+    other, _ = at.fake.draw("<lora:mine:0.5>")
+    again, _ = at.fake.draw("a cat")
+
+    assert changes(changed, other) != [] and changes(before, again) == []
+
+
+def test_a1111_keeps_copies_where_memory_allows_it_or_that_is_set(make_webui, monkeypatch):
+    at = OnDisk(make_webui, mode="copy")
+    at.fake.draw("<lora:mine:1>")
+    assert at.patcher.copies == 2
+
+    at.fake.opts.atelier_originals = "auto"
+    at.fake.draw("<lora:mine:1>")
+    assert at.patcher.copies == 2
+
+    monkeypatch.setattr("lora_atelier.memory.available_bytes", lambda device=None: 100)
+    at.fake.draw("a cat")
+    at.fake.draw("<lora:mine:1>")
+    assert at.patcher.copies == 0
+
+
+@pytest.mark.parametrize(
+    ("suffix", "gone", "said"),
+    [
+        (".ckpt", False, "the checkpoint is no .safetensors file"),
+        (".safetensors", True, "the checkpoint's file is gone"),
+    ],
+)
+def test_a1111_says_why_a_checkpoint_can_not_be_read_again_and_keeps_copies(make_webui, suffix, gone, said):
+    at = OnDisk(make_webui, suffix=suffix)
+    if gone:
+        at.path.unlink()
+    before, _ = at.fake.draw("a cat")
+
+    _, p = at.fake.draw("<lora:mine:1>")
+
+    assert said in " ".join(p.comments) and at.patcher.copies == 2
+    assert changes(before, at.fake.draw("a cat")[0]) == []
+
+
+def test_a1111_copies_what_is_not_as_the_file_has_it_and_says_so_once(make_webui):
+    """Merged in memory, or changed by another extension: the file would give back other weights."""
+    at = OnDisk(make_webui)
+    with torch.no_grad():
+        at.model.get_submodule("cond_stage_model.wrapped.transformer.text_model.encoder.layers.0.self_attn.q_proj"
+                               ).weight.add_(1)  # fmt: skip
+    before, _ = at.fake.draw("a cat")
+
+    _, p = at.fake.draw("<lora:mine:1>")
+    _, q = at.fake.draw("<lora:mine:0.5>")
+
+    assert "Of 2 changed weights 1 are not what the checkpoint's file holds" in " ".join(p.comments)
+    assert q.comments == {} and at.patcher.copies == 1
+    assert changes(before, at.fake.draw("a cat")[0]) == []
+
+
+def test_a1111_loads_a_checkpoint_again_that_was_replaced_while_a_lora_was_on(make_webui):
+    at = OnDisk(make_webui)
+    at.fake.draw("<lora:mine:1>")
+    at.write({key: each + 1 for key, each in at.stored.items()})
+
+    _, p = at.fake.draw("a cat")
+
+    assert at.reloads == 1 and "it was loaded again" in " ".join(p.comments)
+    after = at.fake.weights()
+    assert all(torch.equal(each, stored + 1) for each, stored in zip(after, at.stored.values(), strict=True))
+    assert changes(after, at.fake.draw("<lora:mine:1>")[0]) != []
+
+
 def test_a1111s_list_is_refreshed_when_a_lora_was_written(make_webui):
     fake, host = make_webui("a1111")
 

@@ -1,3 +1,4 @@
+import os
 import time
 
 import pytest
@@ -92,6 +93,20 @@ def test_a_second_grid_waits_and_one_that_is_ended_keeps_what_is_drawn(jobs, fin
     comparison.cancel()
 
     assert until(comparison, finished, "ended")["done"] < 6
+
+
+def test_names_that_a_program_left_which_was_ended_are_swept(jobs, finished):
+    old, new = jobs.lora_dir / "atelier-compare-old", jobs.lora_dir / "atelier-preview-new"
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+        (folder / "x.safetensors").touch()
+    os.utime(old, (1, 1))
+    comparison = Comparison(lambda prompt, seed: Image.new("RGB", (8, 8)), jobs.lora_dir, lambda: None)
+
+    comparison.start(jobs.view(finished), prompt="", weights=[1])
+    until(comparison, finished, "finished")
+
+    assert not old.exists() and new.exists()
 
 
 def test_a_host_that_can_not_draw_is_heard(jobs, finished):

@@ -22,6 +22,7 @@ from PIL import Image
 from .. import locales
 from ..errors import AdapterError, ExtensionError, HostError, Message, ModelError, OriginalsLostError, message
 from ..loader.catalogue import Catalogue
+from ..loader.originals import StoredWeights
 from ..loader.patching import Patcher, WeightPatcher
 from ..loader.session import Applied, Embeddings, LoaderSession, LoaderSettings
 from ..models import detect
@@ -38,6 +39,7 @@ from .pictures import Pictures
 LOADER_OPTION = "atelier_loader"
 PARTLY_OPTION = "atelier_apply_partly"
 GPU_OPTION = "atelier_gpu"
+ORIGINALS_OPTION = "atelier_originals"
 LOADER_OURS, LOADER_HOSTS = "LoRA Atelier", "webui"
 # Extensions that drive the webui's own loader from outside, by a part of their folder's name.
 _DRIVES_BUILTIN = ("lora-block-weight", "loractl")
@@ -150,8 +152,9 @@ class WebuiHost:
             return "sdxl"
         return "sd2" if getattr(model, "is_sd2", False) else "sd1"
 
-    def stored_weights(self) -> None:
-        """Not known: a webui may have changed what it read (other VAE, precision, merged parts)."""
+    def stored_weights(self) -> StoredWeights | None:
+        """Not known here: a webui may have changed what it read (other VAE, precision, merged parts)."""
+        return None
 
     def use_embeddings(self, embeddings: Embeddings) -> list[Note]:
         """Let the prompt use the embeddings of its LoRA files; where that fails it is said, and the LoRAs are on."""

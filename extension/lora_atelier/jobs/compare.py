@@ -29,6 +29,8 @@ from .view import RunView
 MOST_CHECKPOINTS = 8
 MOST_WEIGHTS = 6
 FOLDER = "compare"
+# Names that were made for single pictures, here and in ``previews``; no picture takes a day.
+_LEFT_OVERS, _ABANDONED_S = ("atelier-compare-*", "atelier-preview-*"), 86_400.0
 _log = logging.getLogger(__name__)
 
 # Draws one picture of a prompt, which calls LoRAs by their names, with a seed. Raises ExtensionError.
@@ -53,6 +55,7 @@ class Comparison:
             raise JobError("There is no checkpoint to compare yet.", todo="Wait for the first one, or press Save now.")
         wanted = list(dict.fromkeys(round(float(weight), 3) for weight in weights))[:MOST_WEIGHTS] or [0.8]
         folder = view.run.path / FOLDER
+        _sweep(self._lora_dir)
         with self._lock:
             if self._drawing is not None:
                 raise AlreadyRunningError("Another comparison is being drawn.", todo="Wait until it is ready.")
@@ -153,6 +156,15 @@ def _write(folder: Path, grid: dict[str, Any]) -> None:
 
 def _saver(picture: Image.Image) -> Callable[[Path], None]:
     return lambda temporary: picture.save(temporary, format="PNG")
+
+
+def _sweep(lora_dir: Path) -> None:
+    """Remove what a program that was ended in the middle left in the LoRA folder."""
+    for pattern in _LEFT_OVERS:
+        for folder in lora_dir.glob(pattern):
+            with contextlib.suppress(OSError):
+                if time.time() - folder.stat().st_mtime > _ABANDONED_S:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _link(source: Path, target: Path) -> None:

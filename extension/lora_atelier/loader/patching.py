@@ -117,6 +117,16 @@ class WeightPatcher:
         """Whether memory is short: weights are read again rather than kept."""
         return self._mode == "reread" or any(isinstance(each.original, Reread) for each in self._touched.values())
 
+    @property
+    def changed(self) -> int:
+        """How many weights and biases of the model are changed."""
+        return sum(not each.created for each in self._touched.values())
+
+    @property
+    def copies(self) -> int:
+        """Of how many of them a copy is kept."""
+        return sum(not each.created and isinstance(each.original, Copied) for each in self._touched.values())
+
     def is_intact(self) -> bool:
         """Whether everything that was written last is still there: then the same patches would write nothing."""
         layers = self._host.layers()

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 from .. import locales, locking
 from ..errors import message
 from ..hosts import detection, lease, network, router
-from ..hosts.webui import GPU_OPTION, LOADER_HOSTS, LOADER_OPTION, LOADER_OURS, PARTLY_OPTION, WebuiHost
+from ..hosts.webui import (
+    GPU_OPTION,
+    LOADER_HOSTS,
+    LOADER_OPTION,
+    LOADER_OURS,
+    ORIGINALS_OPTION,
+    PARTLY_OPTION,
+    WebuiHost,
+)
 from ..web import lazy
 from . import tab
 
@@ -137,6 +145,15 @@ def _settings(host: WebuiHost) -> None:
     add(LOADER_OPTION, LOADER_OURS, loader, gradio.Radio, {"choices": [LOADER_OURS, LOADER_HOSTS]})
     add(PARTLY_OPTION, False, partly)
     add(GPU_OPTION, lease.WAIT, gpu, gradio.Radio, {"choices": list(lease.MODES)})
+    if host.id == "a1111":  # the others keep what they need themselves, or have no file whose numbers are the model's
+        originals = locales.sentence(
+            message(
+                "How weights that LoRAs change come back (copy: from copies; reread: from the checkpoint's file again, "
+                "which takes no memory; auto: copies as long as they take no more than half of the free memory)"
+            ),
+            lang,
+        )
+        add(ORIGINALS_OPTION, "auto", originals, gradio.Radio, {"choices": ["auto", "copy", "reread"]})
 
 
 def _app_started(host: WebuiHost, demo: Any, app: Any) -> None:
