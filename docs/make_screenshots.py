@@ -162,9 +162,10 @@ def show_finished(page: Any) -> None:
 
 def try_it(page: Any) -> None:
     """Let the page try the result, then draw four with a background."""
+    tag = page.inner_text("#atelier_result .atelier-tag")
     page.click("#atelier_try")
     page.wait_for_selector("#atelier_gallery img")
-    page.fill("#atelier_prompt textarea", "momo figure on a blue background, <lora:Momo:0.8>")
+    page.fill("#atelier_prompt textarea", f"momo figure on a blue background, {tag}")
     page.fill("#atelier_batch_size input[type=number]", "4")
     page.click("#atelier_generate")
     page.wait_for_function("document.querySelector('#atelier_infotext textarea').value.includes('blue background')")

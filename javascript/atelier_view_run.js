@@ -86,10 +86,13 @@
             this.part("gpu", lent, () => lent && this.card(lent));
             this.part("said", [run.status, run.step], () => this.sentence(run));
             this.part("buttons", [run.status, run.can_resume, run.remedy], () => this.buttons());
-            this.part("best", [run.best, run.status], () => this.best(run));
-            this.part("chart", this.chart.losses.length > 1, () => this.chart.losses.length > 1 && el("section", { class: "atelier-card" }, el("h3", { text: t("Loss") }), this.chart.render()));
-            if (this.chart.losses.length > 1) this.chart.draw(run.steps);
-            this.part("samples", [this.samples.byFile.size, run.best && run.best.step], () => this.samples.byFile.size > 0 && el("section", { class: "atelier-card" }, el("h3", { text: t("Samples") }), this.samples.render(run.best && run.best.step)));
+            // While it goes on, what is to come has its place already: nothing moves when it comes.
+            const charted = running || this.chart.losses.length > 1;
+            this.part("chart", charted, () => charted && this.chartCard());
+            if (charted) this.chart.draw(run.steps);
+            if (charted) this.bestSaid.textContent = this.best(run);
+            const sampled = this.samples.byFile.size;
+            this.part("samples", [sampled, running && !sampled, run.best && run.best.step], () => (running || sampled > 0) && el("section", { class: "atelier-card" }, el("h3", { text: t("Samples") }), sampled ? this.samples.render(run.best && run.best.step) : el("p", { class: "atelier-hint atelier-samples-empty", text: t("No sample was drawn yet.") })));
             this.part("compare", ["finished", "stopped", "paused"].includes(run.status) && run.step, () => ["finished", "stopped", "paused"].includes(run.status) && new Compare(run).element);
             this.part("memorised", run.status === "finished", () => run.status === "finished" && memorised(run));
             this.part("warnings", warnings, () => warnings.length > 0 && el("section", { class: "atelier-card" }, el("h3", { text: t("What was noticed") }), ...warnings.map((text) => el("p", { class: "atelier-note", text }))));
@@ -110,11 +113,16 @@
             return null;
         }
 
+        chartCard() {
+            this.bestSaid = el("p", { class: "atelier-hint atelier-best-said" });
+            return el("section", { class: "atelier-card" }, el("h3", { text: t("Loss") }), this.chart.render(), this.bestSaid);
+        }
+
         best(run) {
-            if (!run.best || run.status === "") return null;
+            if (!run.best) return "";
             const { step, loss } = run.best;
             const said = run.best.is_last ? t("The last measurement is the best so far: step {step}, {loss} on the held-out pictures.", { step, loss: loss.toPrecision(3) }) : t("Step {step} was better on the held-out pictures ({loss}) than what came after it; its LoRA is kept.", { step, loss: loss.toPrecision(3) });
-            return el("p", { class: "atelier-hint" }, "★ ", said);
+            return `★ ${said}`;
         }
 
         // Who has the graphics card: pictures wait for it, unless they shall be drawn beside the training.

@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from lora_atelier.events import Appender, Saved, Started
+from lora_atelier.jobs.run_dir import Job, RunDir
+
 ROOT = Path(__file__).parents[2]
 BASE_MODEL = ROOT / "extension" / "lora_atelier" / "embedded" / "base_model"
 # On two busy cores everything takes its time.
 PATIENCE_MS = 90_000
+WEBUI_SERVER = Path(__file__).with_name("serve_gradio.py")
 
 
 def missing_browser():
@@ -123,3 +127,84 @@ def open_page(browser, server, **options):
     yield opened
     context.close()
     assert errors == []
+
+
+# ---------------------------------------------------------------------- a webui's page, trainings by the fake trainer
+
+
+class Webui:
+    """A page of the newest Gradio with our tab, its data folder, and its process."""
+
+    def __init__(self, data):
+        self.data, self.port = data, free_port()
+        self.url = f"http://127.0.0.1:{self.port}/"
+        self.start()
+
+    def start(self):
+        environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "LANG": "C.UTF-8"}
+        with (self.data / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(WEBUI_SERVER), str(self.port), str(self.data)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.url}lora-atelier/v1/session", timeout=5).close()
+                return
+            except OSError:
+                said = (self.data / "server.log").read_text(encoding="utf-8")
+                assert self.process.poll() is None and time.monotonic() < deadline, said
+                time.sleep(0.2)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def webui(tmp_path_factory):
+    made = Webui(tmp_path_factory.mktemp("webui"))
+    yield made
+    made.kill()
+
+
+def open_tab(browser, webui, **options):
+    """Our tab in a new browser."""
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "locale": "en-US", **options})
+    context.set_default_timeout(PATIENCE_MS)
+    opened = context.new_page()
+    opened.goto(webui.url)
+    opened.locator("[role=tab]:has-text('LoRA Atelier')").first.click()
+    opened.wait_for_selector("#atelier_page_new")
+    yield opened
+    context.close()
+
+
+def record(webui, name, *said, **words):
+    """The directory of a run that said this and ended."""
+    run = RunDir(webui.data / "runs" / f"20260101-000000-abcd-{name}")
+    run.path.mkdir(parents=True)
+    job = {"goal": "object", "trigger": "x", "whose": "mine", "base_model": "", "pictures": ""}
+    lora_dir = str(webui.data / "loras")
+    Job(id=run.id, name=name, created=time.time(), lora_dir=lora_dir, **{**job, **words}).write(run.job_path)
+    run.mark_started()
+    log = Appender(run.events_path)
+    for event in (Started(steps=100), Saved(step=40, file="", state="step-000040"), *said):
+        log.add(event)
+    return run
+
+
+@pytest.fixture
+def recorded(webui):
+    made = []
+
+    def make(*args, **words):
+        made.append(record(webui, *args, **words))
+        return made[-1]
+
+    yield make
+    for run in made:
+        shutil.rmtree(run.path, ignore_errors=True)
