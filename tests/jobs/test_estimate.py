@@ -1,8 +1,11 @@
 import dataclasses
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from lora_atelier.config import NetworkConfig, SamplingConfig, recipe
+from lora_atelier.jobs import footprint
 from lora_atelier.jobs.estimate import Plan, Rates, adapter_bytes, estimate
 from lora_atelier.models.detect import inspect
 
@@ -100,3 +103,24 @@ def test_the_test_for_pictures_that_come_back_is_in_the_time_as_far_as_there_is_
     assert 0.05 * training < test <= 0.1 * training + 0.1
     # There are no more pictures to be drawn.
     assert training_and_test(100_000)[1] == pytest.approx(training_and_test(50_000)[1], abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("said", "held", "free"),
+    [
+        ("1000\n", 0, 1000),
+        ("1000\n", 7000, 8000),
+        ("1000\n6000\n", 7000, 8000),
+        ("1000\n9000\n", 7000, 9000),
+        ("", 0, 0),
+    ],
+)
+def test_what_the_webui_holds_on_the_card_counts_as_free_for_a_training(monkeypatch, said, held, free):
+    """It gives it back before a training starts; the plan is made while its model is still there."""
+    mib = 1024 * 1024
+    cuda = SimpleNamespace(is_initialized=lambda: True, memory_reserved=lambda: held * mib)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    answer = SimpleNamespace(stdout=said)
+    monkeypatch.setattr(footprint.subprocess, "run", lambda *args, **options: answer)
+
+    assert footprint.free_bytes("gpu") == free * mib

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 
 from .. import memory, safetensors_header
@@ -141,20 +142,36 @@ def _unet_shapes(info: ModelInfo) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def free_bytes(device: str) -> int:
-    """Memory that is free on "cpu" or "gpu"; 0 where the system does not say."""
+    """Memory that is free on "cpu" or "gpu" once the host has given back what it holds, as it does for a training; 0
+    where the system does not say. Of several cards it is the one with the most."""
     if device == "cpu":
         return memory.available_bytes() or total_memory_bytes() or 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
     try:
         said = subprocess.run(
-            ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"],
+            [
+                "nvidia-smi",
+                "--query-gpu=memory.free",
+                "--format=csv,noheader,nounits",
+                *([f"--id={visible}"] if visible else []),
+            ],
             capture_output=True,
             text=True,
             timeout=10,
             check=True,
         ).stdout
-        return int(said.split()[0]) * 1024 * 1024
+        free = [int(line) * 1024 * 1024 for line in said.split()]
+        return max([free[0] + _held_bytes(), *free[1:]])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return 0
+
+
+def _held_bytes() -> int:
+    """What the model of the webui whose process this is holds on its card, 0 in a process that has none."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return 0
+    return int(torch.cuda.memory_reserved())
 
 
 def total_memory_bytes() -> int | None:
