@@ -14,6 +14,9 @@ def test_clips_word_list_gives_clips_numbers():
     clip = tokenizer.clip(pad_with_end=True)
 
     assert clip.tokens("a photo of a cat") == [320, 1125, 539, 320, 2368]
+    # Of words without spaces and of accents too, as CLIP's own code reads them (transformers 4.30.2 with ftfy).
+    assert clip.tokens("日本語の猫") == [39121, 44353, 34002, 252, 21575, 163, 234, 360]
+    assert clip.tokens("café") == [15304]
     assert clip.windows("a photo of an astronaut riding a horse")[0][:9] == [
         49406, 320, 1125, 539, 550, 18376, 6765, 320, 4558,
     ]  # fmt: skip
@@ -24,6 +27,10 @@ def test_clips_word_list_gives_clips_numbers():
 def test_a_folder_with_word_list_and_merges_is_read_as_transformers_reads_it(tiny_model_folder):
     transformers = pytest.importorskip("transformers")
     theirs = transformers.CLIPTokenizer.from_pretrained(tiny_model_folder / "tokenizer", local_files_only=True)
+
+    if getattr(theirs, "fix_text", True) is None:
+        # Until version 5; then "日本語" is three words of one sign each, whose last bytes have other numbers (98 is 354).
+        pytest.skip("without ftfy this transformers reads texts by BERT's rules, which are not CLIP's")
 
     ours = tokenizer.from_folder(tiny_model_folder / "tokenizer")
 
