@@ -29,7 +29,7 @@ def test_a_folder_with_word_list_and_merges_is_read_as_transformers_reads_it(tin
     theirs = transformers.CLIPTokenizer.from_pretrained(tiny_model_folder / "tokenizer", local_files_only=True)
 
     if getattr(theirs, "fix_text", True) is None:
-        # Until version 5; then "日本語" is three words of one sign each, whose last bytes have other numbers (98 is 354).
+        # Until version 5; then "日本語" is three words of a sign each, whose last bytes have other numbers (98 is 354).
         pytest.skip("without ftfy this transformers reads texts by BERT's rules, which are not CLIP's")
 
     ours = tokenizer.from_folder(tiny_model_folder / "tokenizer")
