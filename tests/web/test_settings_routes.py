@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -142,8 +143,6 @@ def test_a_presets_name_is_no_path(client, asked, name, services):
 
 
 def test_from_outside_no_setting_names_a_path_a_program_or_an_argument(services, asked):
-    import dataclasses
-
     remote = connect(dataclasses.replace(services, access=dataclasses.replace(services.access, remote=True)))
     for changes in (
         {"model.vae": "/etc/passwd"},
@@ -155,5 +154,14 @@ def test_from_outside_no_setting_names_a_path_a_program_or_an_argument(services,
         for route in ("plan", "runs"):
             assert remote.post(f"{V1}/{route}", json=asked(**changes)).status_code == 403
     body = {**asked(), "form": {**asked()["form"], "checkout": "/tmp"}}
-    assert remote.post(f"{V1}/runs", json=body).status_code == 403
+    for route in ("plan", "runs", "measure"):
+        assert remote.post(f"{V1}/{route}", json=body).status_code == 403
     assert Access(remote=True).remote
+
+
+@pytest.mark.parametrize("rule", ["remote", "hides_paths"])
+def test_a_page_that_may_name_no_folder_does_not_offer_to(services, rule):
+    closed = connect(dataclasses.replace(services, access=dataclasses.replace(services.access, **{rule: True})))
+
+    assert connect(services).get(f"{V1}/options").json()["paths"] is True
+    assert closed.get(f"{V1}/options").json()["paths"] is False
