@@ -88,7 +88,7 @@ def take(url: str, asked: argparse.Namespace) -> None:
             train(page, asked.quality)
         for locale, ending in (("en-US", ""), ("ja-JP", ".ja")):
             page = open_page(browser, url, locale=locale)
-            fill(page)
+            fill(page, "Momo_figure")
             save(page, asked.output / f"new{ending}.png")
             show_finished(page)
             save(page, asked.output / f"training-tab{ending}.png")
@@ -130,14 +130,14 @@ def take_all(browser: Any, url: str, folder: Path) -> None:
                 page.context.close()
 
 
-def fill(page: Any) -> None:
+def fill(page: Any, name: str = "Momo") -> None:
     """Drop the figure's pictures and answer."""
     page.get_by_role("tab", name="LoRA Atelier").click()
     page.click("#atelier_page_new")
     page.wait_for_selector("#atelier_train")
     page.set_input_files("#atelier_files", sorted(FIGURE.iterdir()))
     page.wait_for_function("document.querySelectorAll('.atelier-tile').length === 16")
-    page.fill("#atelier_name", "Momo")
+    page.fill("#atelier_name", name)
     page.fill("#atelier_trigger", "momo figure")
     page.select_option("#atelier_whose", "mine")
     page.wait_for_function("/16/.test(document.querySelector('#atelier_plan').textContent)")
