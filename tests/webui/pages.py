@@ -9,11 +9,11 @@ from .install import Webui
 _PATIENCE_MS = 300_000
 
 
-def open_page(browser: Any, webui: Webui, path: str = "/", port: int = 0) -> Any:
+def open_page(browser: Any, webui: Webui, path: str = "/", port: int = 0, *, wait_for: str = "#atelier_root") -> Any:
     """The webui's page, as soon as its tabs can be clicked."""
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.goto(f"http://127.0.0.1:{port or webui.port}{path}", timeout=_PATIENCE_MS)
-    page.wait_for_selector("#atelier_root", state="attached", timeout=_PATIENCE_MS)
+    page.wait_for_selector(wait_for, state="attached", timeout=_PATIENCE_MS)
     page.wait_for_timeout(3000)
     return page
 

@@ -20,14 +20,21 @@ def started(webui_folder, tmp_path):
 
     made = []
 
-    def start(*switches, answers=SESSION):
+    def start(*switches, answers=SESSION, install=True, neighbour=""):
+        """``neighbour``: another extension's folder, with a script that does nothing."""
         webui = Webui(webui_folder, tmp_path)
         missing = [name for name in switches if name not in webui.kind.switches]
         if missing:
             pytest.skip(f"{webui.kind.id} has no {missing[0]}")
         webui.arguments = [each for name in switches for each in webui.kind.switches[name]]
-        webui.install()
+        if install:
+            webui.install()
+        if neighbour:
+            script = tmp_path / "extensions" / neighbour / "scripts" / "nothing.py"
+            script.parent.mkdir(parents=True)
+            script.write_text("# stands for another extension", encoding="utf-8")
         base = models.write(webui.kind, webui.models, webui_folder, name="first", seed=0)
+        webui.lora_dir.mkdir(parents=True, exist_ok=True)
         formats.write_lora(webui.lora_dir / "one.safetensors", list(models.places(base)), seed=1)
         made.append(webui)
         webui.start(answers=answers)
@@ -91,6 +98,41 @@ def test_without_a_page_prompts_are_ours_and_there_are_no_routes(started):
 
     assert draws(webui)
     assert status(webui, SESSION) == 404
+
+
+@pytest.mark.parametrize("neighbour", ["sd-webui-lora-block-weight", "sd-webui-loractl"])
+def test_beside_an_extension_that_drives_the_webuis_loader_that_one_has_the_prompts(started, neighbour):
+    """The folders are stand-ins of the real ones' names: it is by these that they are known."""
+    webui = started(neighbour=neighbour)
+
+    assert draws(webui)
+    assert webui.ours("GET", "guard")["pictures"] == []  # pictures that ours applied a LoRA to are in there
+
+
+@pytest.mark.browser
+def test_installed_from_a_url_the_tab_is_there_after_a_restart(started, browser, tmp_path):
+    """The repository's own clone stands for the address."""
+    from tests.webui import pages
+    from tests.webui.install import ROOT
+
+    webui = started(install=False, answers="/sdapi/v1/options")
+    if webui.kind.restarts:
+        pytest.skip("SD.Next's page for it was not looked at")
+    before = webui.packages()
+    page = pages.open_page(browser, webui, wait_for="#tab_extensions")
+    page.locator("#tabs > div > button", has_text="Extensions").first.evaluate("button => button.click()")
+    page.locator("#tab_extensions button", has_text="Install from URL").first.evaluate("button => button.click()")
+    page.get_by_label("URL for extension's git repository").fill(ROOT.as_uri())
+    page.get_by_label("Local directory name").fill("sd-webui-lora-atelier")
+    page.get_by_role("button", name="Install", exact=True).last.evaluate("button => button.click()")
+    page.get_by_text("Installed into").wait_for(timeout=300_000)
+    page.close()
+    webui.stop()
+    webui.start()
+
+    pages.open_tab(pages.open_page(browser, webui))
+    assert draws(webui)
+    assert webui.packages() == before
 
 
 def status(webui, path, **headers):
