@@ -9,7 +9,7 @@ from tests.rights.fixtures import picture, xmp
 
 from lora_atelier.datasets.items import Item
 from lora_atelier.errors import RightsError
-from lora_atelier.rights import evidence, gate, ledger, licences, merkle, rollup, scanning
+from lora_atelier.rights import evidence, gate, ledger, licences, merkle, near_duplicates, rollup, scanning
 from lora_atelier.rights.store import Store
 
 pytestmark = pytest.mark.torchfree
@@ -299,6 +299,19 @@ def test_one_pose_with_another_mouth_is_a_picture_of_its_own(tmp_path, run_dir):
     face(laughing=True).save(place / "c.png")
 
     assert names(admit(place, run_dir)) == ["a.png", "c.png"]
+
+
+def test_what_the_record_knows_of_a_look_is_not_looked_at_again(duplicates, run_dir, data_dir, monkeypatch):
+    """Only the two that are near each other are decoded, to see whether they differ in a detail."""
+    store = Store(data_dir)
+    scanning.keep(scanning.scan(duplicates, ["a.png", "b.png", "c.png", "d.png"], store=store), duplicates, store)
+    small, looked = near_duplicates._small, []
+    monkeypatch.setattr(near_duplicates, "_small", lambda data: looked.append(len(data)) or small(data))
+
+    admitted = admit(duplicates, run_dir, num_repeats=10)
+
+    assert [item.num_repeats for item in admitted.items] == [4, 3, 3, 10]
+    assert sorted(looked) == sorted((duplicates / name).stat().st_size for name in ("a.png", "c.png"))
 
 
 def test_what_is_left_without_repeats_is_left_out_and_said(duplicates, run_dir):

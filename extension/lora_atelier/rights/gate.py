@@ -154,7 +154,7 @@ def _shared(
     ]
     if any(str(item.path) not in before for item in sharing):
         grouped = near_duplicates.groups(
-            sharing, lambda item: records[str(item.path)].sha256, lambda item: _read(item.path)
+            sharing, lambda item: records[str(item.path)].sha256, lambda item: _read(item.path), examiner.fingerprint
         )
         for path in {str(item.path) for item in sharing}:
             records[path] = replace(records[path], group=grouped.get(path, ""))
@@ -178,6 +178,7 @@ class _Examiner:
     remarks: list[Message] = field(default_factory=list)
     _ledgers: dict[Path, FolderLedger | None] = field(default_factory=dict)
     _beside: dict[Path, Beside] = field(default_factory=dict)
+    _fingerprints: dict[str, str] = field(default_factory=dict)
     _earlier: Prohibitions | None = None
 
     def examine(self, item: Item) -> tuple[Record, Decision]:
@@ -186,6 +187,8 @@ class _Examiner:
         sha256 = hashlib.sha256(data).hexdigest()
         known = self.ledger(path.parent)
         entry = known.entries.get(item_id(sha256)) if known is not None else None
+        if entry is not None and entry.found.get("look") == scanning.LOOK:
+            self._fingerprints[str(path)] = str(entry.found.get("pdq", ""))
         if known is not None and known.approved is not None and known.approved.get(path.name, sha256) != sha256:
             raise RightsError(
                 "“{name}” is no longer the picture that was looked at and approved.",
@@ -225,7 +228,7 @@ class _Examiner:
         if entry is not None:
             pixels, pdq = entry.pixel_id, str(entry.found.get("pdq", ""))
         else:
-            pixels, pdq = scanning.pixel_id(data), near_duplicates.fingerprint(data)
+            pixels, pdq = scanning.pixels_and_fingerprint(data)
         besides = known.dataset_id if known is not None else ""
         return self._earlier.of(item_id(sha256), pixels, pdq, besides=besides)
 
@@ -240,6 +243,10 @@ class _Examiner:
                 self.remarks.append(message("{reason} The experiment goes on without it.", reason=str(error.what)))
                 self._ledgers[folder] = None
         return self._ledgers[folder]
+
+    def fingerprint(self, item: Item) -> str | None:
+        """What the folder's record knows of how a picture looks; None where it was not looked at."""
+        return self._fingerprints.get(str(item.path))
 
     def shares_repeats(self, item: Item) -> bool:
         known = self.ledger(item.path.parent)

@@ -11,10 +11,11 @@ import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..datasets.items import Item
 from ..errors import Message, message
@@ -30,11 +31,19 @@ _OTHER_DETAIL = 45
 # Above this the comparison itself takes long; the same bytes are found at any number.
 MOST = 2000
 
+Spots = NDArray[np.int16]
 
-def groups(items: Sequence[Item], sha256: Callable[[Item], str], read: Callable[[Item], bytes]) -> dict[str, str]:
+
+def groups(
+    items: Sequence[Item],
+    sha256: Callable[[Item], str],
+    read: Callable[[Item], bytes],
+    known: Callable[[Item], str | None] = lambda item: None,
+) -> dict[str, str]:
     """Each picture that is nearly the same as an earlier one of its dataset -> the path of that one.
 
-    ``read`` gives a picture's bytes; it is not asked for those that have the same as another.
+    ``read`` gives a picture's bytes; it is not asked for those that have the same as another, nor, where ``known`` has
+    their fingerprint, for those that are near no other.
     """
     found: dict[str, str] = {}
     firsts: dict[tuple[int, str], str] = {}
@@ -52,7 +61,8 @@ def groups(items: Sequence[Item], sha256: Callable[[Item], str], read: Callable[
     for item in distinct:
         path = str(item.path)
         if path not in looks:
-            looks[path] = _look(read(item))
+            known_print = known(item)
+            looks[path] = _Look.of(read(item)) if known_print is None else _Look.known(known_print, partial(read, item))
         look = looks[path]
         if look is None:
             continue
@@ -66,12 +76,33 @@ def groups(items: Sequence[Item], sha256: Callable[[Item], str], read: Callable[
     return found
 
 
-@dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
+@dataclass(eq=False)  # arrays have no single truth value to compare by
 class _Look:
-    """A picture's hash (32 bytes), and its brightness on ``_SPOTS`` × ``_SPOTS`` spots."""
+    """A picture's hash (32 bytes), and its brightness on ``_SPOTS`` × ``_SPOTS`` spots, None where it can't be seen."""
 
     bits: pdq.Bits
-    spots: NDArray[np.int16]
+    _spots: Callable[[], Spots | None]
+
+    @classmethod
+    def of(cls, data: bytes) -> _Look | None:
+        """The look of a picture's bytes; None for one with too little to see, or that can't be decoded."""
+        small = _small(data)
+        bits = _bits(small) if small is not None else None
+        return None if small is None or bits is None else cls(bits, lambda: _spots(small))
+
+    @classmethod
+    def known(cls, fingerprint: str, read: Callable[[], bytes]) -> _Look | None:
+        """The look of a picture whose fingerprint is known; its bytes are read when its spots are asked for."""
+
+        def spots() -> Spots | None:
+            small = _small(read())
+            return _spots(small) if small is not None else None
+
+        return cls(np.frombuffer(bytes.fromhex(fingerprint), np.uint8), spots) if fingerprint else None
+
+    @cached_property
+    def spots(self) -> Spots | None:
+        return self._spots()
 
 
 def _first_alike(look: _Look, earlier: Sequence[_Look]) -> int | None:
@@ -80,31 +111,55 @@ def _first_alike(look: _Look, earlier: Sequence[_Look]) -> int | None:
         return None
     away = pdq.distances(look.bits[None], np.stack([one.bits for one in earlier]))[0]
     near = (int(number) for number in np.flatnonzero(away <= NEAR_BITS))
-    return next((n for n in near if np.abs(look.spots - earlier[n].spots).max() <= _OTHER_DETAIL), None)
+    return next((number for number in near if _is_alike(look, earlier[number])), None)
 
 
-def _look(data: bytes) -> _Look | None:
-    """How a picture looks; None for one with too little to see, or that can't be decoded."""
+def _is_alike(one: _Look, other: _Look) -> bool:
+    if one.spots is None or other.spots is None:
+        return False
+    return bool(np.abs(one.spots - other.spots).max() <= _OTHER_DETAIL)
+
+
+def _small(data: bytes) -> Image.Image | None:
+    """The picture upright and small; None for one that can't be decoded."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as picture:
                 picture.draft("RGB", (_SIDE, _SIDE))  # JPEGs: decode no more than is needed
-                small = picture.convert("RGB")
-                small.thumbnail((_SIDE * 2, _SIDE * 2), Image.Resampling.BOX)
-        made = pdq.quick(pdq.luma(small))
+                return _shrunk(ImageOps.exif_transpose(picture).convert("RGB"))
     except Exception:  # decoders fail in many ways; whoever uses the picture says so
         return None
-    if made.quality < LEAST_QUALITY:
-        return None
-    spots = np.asarray(small.convert("L").resize((_SPOTS, _SPOTS), Image.Resampling.BOX), dtype=np.int16)
-    return _Look(pdq.packed(made.cosines[None])[0], spots)
+
+
+def _shrunk(picture: Image.Image) -> Image.Image:
+    scale = max(picture.size) / _SIDE
+    if scale <= 1:
+        return picture
+    size = (max(1, round(picture.width / scale)), max(1, round(picture.height / scale)))
+    return picture.resize(size, Image.Resampling.BOX)
+
+
+def _bits(small: Image.Image) -> pdq.Bits | None:
+    """The hash of a small picture; None for one with too little to see."""
+    made = pdq.quick(np.asarray(small.convert("L"), dtype=np.float32))
+    return pdq.packed(made.cosines[None])[0] if made.quality >= LEAST_QUALITY else None
+
+
+def _spots(small: Image.Image) -> Spots:
+    return np.asarray(small.convert("L").resize((_SPOTS, _SPOTS), Image.Resampling.BOX), dtype=np.int16)
 
 
 def fingerprint(data: bytes) -> str:
     """The hash of a picture as hexadecimal digits, "" for one with too little to see."""
-    look = _look(data)
-    return "" if look is None else look.bits.tobytes().hex()
+    small = _small(data)
+    return "" if small is None else fingerprint_of(small)
+
+
+def fingerprint_of(picture: Image.Image) -> str:
+    """The same of a decoded RGB picture, upright."""
+    bits = _bits(_shrunk(picture))
+    return "" if bits is None else bits.tobytes().hex()
 
 
 def is_near(one: str, other: str) -> bool:

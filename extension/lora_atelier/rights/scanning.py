@@ -24,6 +24,8 @@ from .store import Store
 # Until somebody gives a name.
 NOBODY = "this computer"
 _MAX_PIXELS = 400_000_000
+# How the fingerprints in a record were made; where another way or none is noted, they are made again.
+LOOK = 2
 
 
 def pixel_id(data: bytes) -> str:
@@ -31,15 +33,31 @@ def pixel_id(data: bytes) -> str:
 
     The same for every file that shows the very same pixels, whatever metadata it has or lost.
     """
+    upright = _upright(data)
+    return "" if upright is None else _pixel_id(upright)
+
+
+def pixels_and_fingerprint(data: bytes) -> tuple[str, str]:
+    """The pixel id and the fingerprint of a picture, decoded once; "" for what there is not."""
+    upright = _upright(data)
+    return ("", "") if upright is None else (_pixel_id(upright), near_duplicates.fingerprint_of(upright))
+
+
+def _upright(data: bytes) -> Image.Image | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as picture:
                 if picture.width * picture.height > _MAX_PIXELS:
-                    return ""
-                upright = ImageOps.exif_transpose(picture).convert("RGB")
+                    return None
+                picture.load()
+                ImageOps.exif_transpose(picture, in_place=True)
+                return picture.convert("RGB")
     except Exception:  # decoders fail in many ways; whoever uses the picture says so
-        return ""
+        return None
+
+
+def _pixel_id(upright: Image.Image) -> str:
     digest = hashlib.sha256(f"{upright.width}x{upright.height}\n".encode())
     digest.update(upright.tobytes())
     return f"pixels:{digest.hexdigest()}"
@@ -146,9 +164,12 @@ def _read(path: Path) -> tuple[str, str, dict[str, Any]]:
     private = [one.to_json() for one in personal.find(data, opened=opened)]
     if private:
         found["personal"] = private
-    if pdq := near_duplicates.fingerprint(data):
+    pixels, pdq = pixels_and_fingerprint(data)
+    if pixels:
+        found["look"] = LOOK
+    if pdq:
         found["pdq"] = pdq
-    return item_id(hashlib.sha256(data).hexdigest()), pixel_id(data), found
+    return item_id(hashlib.sha256(data).hexdigest()), pixels, found
 
 
 def _verified(path: Path, found: dict[str, Any], verifier: Verifier | None) -> dict[str, Any]:
