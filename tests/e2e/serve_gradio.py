@@ -21,6 +21,7 @@ from tests.jobs.fakes import FAKE_TRAINER, write_model_headers  # noqa: E402
 
 from lora_atelier.jobs import environment  # noqa: E402
 from lora_atelier.jobs.service import Jobs  # noqa: E402
+from lora_atelier.jobs.trainer_setup import TrainerSetup  # noqa: E402
 from lora_atelier.loader.catalogue import Catalogue  # noqa: E402
 from lora_atelier.models.detect import ModelInfo, inspect  # noqa: E402
 from lora_atelier.ui import tab  # noqa: E402
@@ -36,6 +37,17 @@ class SomeJobs(Jobs):
     def require_trainer(self) -> None:
         if (self.data_dir / "no environment").exists():
             environment.trainer_python(self.data_dir)
+
+
+class SomeSetup(TrainerSetup):
+    """The environment, made by the installer of the tests: it waits until a file ``go on`` is there."""
+
+    def __init__(self, data: Path) -> None:
+        command = [sys.executable, str(ROOT / "tests" / "jobs" / "fake_installer.py"), str(data), "waits and is well"]
+        super().__init__(data, root=data, command=command)
+
+    def is_ready(self) -> bool:
+        return super().is_ready() or not (self._root / "no environment").exists()
 
 
 def main(port: int, data: Path, login: list[str]) -> None:
@@ -54,6 +66,7 @@ def main(port: int, data: Path, login: list[str]) -> None:
         catalogue=Catalogue([data / "loras"]),
         base_models=base_models,
         access=Access(),
+        environment=SomeSetup(data),
     )
     put_into_head()
     with gradio.Blocks(analytics_enabled=False, title="A webui") as page, gradio.Tabs():

@@ -22,12 +22,12 @@ def trainer(root, way):
     report("stage", stage="torch")
     report("item", said="torch 2.13.0 (200 MB)", unpacking=False)
     report("bytes", done=50_000_000, total=200_000_000)
-    if way == "waits":
+    if way.startswith("waits"):
         wait_for(root / "go on")
     if way == "crashes":
         print("Traceback: nobody foresaw this", flush=True)
         return 70
-    if way != "well":
+    if not way.endswith("well"):
         print("ERROR: pip gave up", flush=True)
         error = {"what": "The driver is too old.", "why": "", "todo": "Update it.", "values": {}, "type": "JobError"}
         report("failed", reason=way, text="...", error=error if way == "said" else None)
