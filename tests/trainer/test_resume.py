@@ -24,6 +24,10 @@ from lora_atelier.config import (
     TrainConfig,
     ValidationConfig,
 )
+from lora_atelier.jobs.previews import Previews
+from lora_atelier.jobs.run_dir import Job, RunDir
+from lora_atelier.jobs.service import Jobs
+from lora_atelier.jobs.view import RunView
 from lora_atelier.trainer import results, session
 from lora_atelier.trainer import run as run_module
 from lora_atelier.trainer.run import FAILED, FINISHED, STOPPED, run
@@ -213,6 +217,40 @@ def test_samples_and_measurements_change_nothing(tmp_path, tiny_model_folder, pi
     assert len(told(busy, events.Sampled)) >= 6 and len(list((busy / "samples").glob("*.png"))) >= 6
     assert same(adapter(quiet), adapter(busy))
     assert (busy / "loras" / "momo.png").is_file()
+
+
+def test_a_webui_that_keeps_its_model_draws_the_samples_and_the_training_is_the_same(
+    tmp_path, tiny_model_folder, pictures, monkeypatch
+):
+    settings = {"sampling": SamplingConfig(every_n_steps=2, prompts=("momo --w 64 --h 64 --s 2 --d 3 --l 2",))}
+    own, shared = (make(tmp_path / name, tiny_model_folder, pictures, **settings) for name in ("own", "shared"))
+    jobs = Jobs(tmp_path / "shared's webui")
+    drawn = []
+
+    def draw(preview):
+        (adapter_of_it,) = jobs.lora_dir.rglob("*.safetensors")
+        drawn.append((preview.prompt, preview.steps, sum(t.abs().sum() for t in load_file(adapter_of_it).values())))
+        return Image.effect_noise((64, 64), 60).convert("RGB")
+
+    previews = Previews(jobs, draw=draw, is_ready=lambda model: True, refresh=lambda: None)
+    monkeypatch.setattr("lora_atelier.jobs.previews._POLL_S", 0.05)
+    job = Job(**dict.fromkeys(("id", "name", "goal", "trigger", "whose", "lora_dir", "base_model", "pictures"), "momo"),
+              created=0.0)  # fmt: skip
+    view = RunView(run=RunDir(shared), job=job, status="running")
+    monkeypatch.setattr(jobs, "list", lambda: [view])
+    previews.tick()
+    previews.start()
+
+    assert run(own) == run(shared) == FINISHED
+    previews.end()
+
+    expected = [(each.step, each.file, each.trigger) for each in told(own, events.Sampled)]
+    found = [(each.step, each.file, each.trigger) for each in told(shared, events.Sampled)]
+    assert sorted(found) == sorted(expected) and len(drawn) == len(expected)
+    assert drawn[0][0].startswith("momo <lora:atelier-preview-") and drawn[0][1] == 2
+    assert len({float(total) for _, _, total in drawn}) > 1  # the adapter as it was at each step
+    assert same(adapter(own), adapter(shared))
+    assert [path.name for path in (shared / "previews").iterdir()] == ["ready"]
 
 
 def test_a_run_that_was_killed_goes_on_from_its_last_complete_state(tmp_path, tiny_model_folder, pictures, monkeypatch):
