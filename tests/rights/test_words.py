@@ -22,7 +22,9 @@ PROMISES = re.compile(
     r"|non-infringing|infringe[sd]?|royalty[- ]free)\b",
     re.IGNORECASE,
 )
-PROMISES_JA = re.compile("安全|安心|合法|適法|準拠|遵守|クリーン|権利(上)?の問題は(あり|ござい)ません|侵害しません|侵害していません")
+PROMISES_JA = re.compile(
+    "安全|安心|合法|適法|準拠|遵守|クリーン|権利(上)?の問題は(あり|ござい)ません|侵害しません|侵害していません"
+)
 # What the words are said of, where it is not a picture, a LoRA or an output.
 EXCEPTIONS = {
     "the LoRA itself is safe in the LoRA folder": "a file on a disk",

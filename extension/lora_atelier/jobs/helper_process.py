@@ -36,7 +36,7 @@ class Helper:
         self.is_usable = True
 
     def ask(self, question: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The result that the helper gives, or ``{"error": …}``; None where there is no helper, or it lacks its package.
+        """The result that the helper gives, or ``{"error": …}``; None where there is none, or it lacks its package.
 
         A question that takes too long, or that the helper dies of, is an error too. Never raises.
         """
