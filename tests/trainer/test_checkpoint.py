@@ -1,11 +1,13 @@
 """No bad state replaces a good one, no state is made twice, and a run goes on only with what it began with."""
 
+import dataclasses
+
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tests.trainer.test_resume import adapter, make, same, stop_after, told
 
-from lora_atelier import events
+from lora_atelier import config_files, events
 from lora_atelier.config import (
     LossConfig,
     MemoryConfig,
@@ -16,9 +18,11 @@ from lora_atelier.config import (
     ScheduleConfig,
     ValidationConfig,
 )
+from lora_atelier.errors import JobError
 from lora_atelier.jobs.run_dir import Job, Progress, RunDir
 from lora_atelier.jobs.view import describe
-from lora_atelier.trainer import session
+from lora_atelier.models.layers import layers
+from lora_atelier.trainer import session, settings
 from lora_atelier.trainer.run import FAILED, FINISHED, STOPPED, run
 
 
@@ -99,6 +103,40 @@ def test_settings_that_change_the_result_are_named_and_refused_and_going_back_go
 
     make(stopped_at_two, tiny_model_folder, pictures)
     assert run(stopped_at_two) == FINISHED
+
+
+def test_a_lora_in_the_base_model_that_became_another_file_is_named_and_refused(
+    tmp_path, tiny_model_folder, pictures, tiny_model, random_lora, monkeypatch
+):
+    chosen = {n: layer.module for n, layer in layers(tiny_model).items() if n.endswith("attn1_to_q")}
+    style, again = tmp_path / "style.safetensors", tmp_path / "same.safetensors"
+    save_file(random_lora(chosen, rank=2), style)
+    made = make(tmp_path / "run", tiny_model_folder, pictures)
+    config = config_files.read(made)
+    model = dataclasses.replace(config.model, base_weights=(str(style),))
+    config_files.write(dataclasses.replace(config, model=model), made)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        assert run(made) == STOPPED
+    (made / "stop").unlink()
+    save_file(random_lora(chosen, rank=2), again, metadata={"signed": "since"})
+    save_file(random_lora(chosen, rank=2, seed=4), style)
+
+    assert run(made) == FAILED
+
+    said = told(made, events.Failed)[-1].error["values"]["listed"]
+    assert "content of base_weights 1, style.safetensors: " in said and " → " in said
+    # The same numbers with other metadata are the same LoRA.
+    style.write_bytes(again.read_bytes())
+    assert run(made) == FINISHED
+
+
+def test_a_state_from_before_contents_were_noted_is_gone_on_from():
+    before, now = {"seed": 5}, {"seed": 5, "content of vae, other.safetensors": "12"}
+
+    settings.require_same(before, now)
+    with pytest.raises(JobError, match="settings"):
+        settings.require_same({**now, "content of vae, other.safetensors": "34"}, now)
 
 
 def test_how_often_is_sampled_measured_and_kept_may_change_on_the_way(

@@ -1,6 +1,7 @@
 """Real runs of what recipes ask for: another VAE, LoRAs in the base, pictures seen afresh, every kind of adapter."""
 
 import dataclasses
+import hashlib
 import importlib.util
 import json
 from pathlib import Path
@@ -23,6 +24,7 @@ from lora_atelier.config import (
 )
 from lora_atelier.models import load as models
 from lora_atelier.models.layers import layers
+from lora_atelier.trainer import loop, metadata
 from lora_atelier.trainer.run import FINISHED, run
 
 _spec = importlib.util.spec_from_file_location("preparation_helpers", Path(__file__).with_name("test_preparation.py"))
@@ -31,7 +33,8 @@ _spec.loader.exec_module(helpers)
 pictures, prepared, make, adapter = helpers.pictures, helpers.prepared, helpers.make, helpers.adapter
 told, failure, warnings = helpers.told, helpers.failure, helpers.warnings
 
-PLAIN = ValidationConfig(split=0.0)
+# The test for pictures that come back has tests of its own; these runs are too short for it, and would say so.
+PLAIN = ValidationConfig(split=0.0, memorisation=0.0)
 
 
 def test_another_vae_encodes_the_pictures_and_is_part_of_the_caches_names(
@@ -46,6 +49,35 @@ def test_another_vae_encodes_the_pictures_and_is_part_of_the_caches_names(
 
     first, second = (each.examples[0].posteriors[0] for each in prepared)
     assert first.shape == second.shape and not torch.allclose(first, second, atol=1e-3)
+
+
+def test_the_hashes_of_a_vae_file_are_in_the_lora_as_sd_scripts_writes_them_and_read_after_the_first_step(
+    tmp_path, save_model, tiny_model_folder, pictures, monkeypatch
+):
+    save_model(tmp_path / "other", seed=9)
+    weights = tmp_path / "other" / "vae" / "diffusion_pytorch_model.safetensors"
+    hashed = []
+    real = metadata._file_hashes
+    monkeypatch.setattr(metadata, "_file_hashes", lambda *file: hashed.append(steps[0]) or real(*file))
+    steps = [0]
+    step = loop.Loop._optimize
+    monkeypatch.setattr(loop.Loop, "_optimize", lambda self: steps.__setitem__(0, self.step + 1) or step(self))
+    file, folder = (
+        make(tmp_path / name, tiny_model_folder, pictures, more={"model": {"vae": str(path)}})
+        for name, path in (("file", weights), ("folder", weights.parent))
+    )
+
+    assert run(file) == FINISHED and min(hashed) >= 1
+    assert run(folder) == FINISHED
+
+    with safe_open(next((file / "loras").glob("*.safetensors")), "pt") as made:
+        said = made.metadata()
+    content = weights.read_bytes()
+    assert said["ss_new_vae_hash"] == hashlib.sha256(content).hexdigest()
+    assert said["ss_vae_hash"] == hashlib.sha256(content[0x100000 : 0x100000 + 0x10000]).hexdigest()[:8]
+    assert said["ss_vae_name"] == weights.name
+    with safe_open(next((folder / "loras").glob("*.safetensors")), "pt") as made:
+        assert made.metadata()["ss_vae_hash"] == made.metadata()["ss_new_vae_hash"] == "None"
 
 
 def test_a_vae_that_is_none_is_said_before_anything_is_read(tmp_path, tiny_model_folder, pictures):

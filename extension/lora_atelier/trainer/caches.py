@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,12 +53,18 @@ class TensorCache:
 def part_key(folder: CacheFolder, info: ModelInfo, part: str) -> str:
     """16 hex digits that stand for a part of the model ("vae" or "te"); see ``fingerprint``.
 
-    They are kept with size, time and number of the files, so that an unchanged model is not read again for them.
     Raises ModelError.
     """
-    files = files_of(info, part)
-    place = hashlib.sha256(f"{info.path.resolve()} {part}".encode()).hexdigest()[:32]
-    path = folder.path(MODELS, f"{place}.json")
+    return kept_key(folder, f"{info.path.resolve()} {part}", files_of(info, part), lambda: fingerprint(info, part)[:16])
+
+
+def kept_key(folder: CacheFolder, place: str, files: list[Path], make: Callable[[], str]) -> str:
+    """What ``make`` reads out of ``files`` and stands for them; ``place`` tells it from others.
+
+    It is kept with size, time and number of the files, so that unchanged ones are not read again for it. Raises what
+    ``make`` raises.
+    """
+    path = folder.path(MODELS, f"{hashlib.sha256(place.encode()).hexdigest()[:32]}.json")
     before: list[list[int]] = []
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         before = _identity(files)
@@ -66,7 +72,7 @@ def part_key(folder: CacheFolder, info: ModelInfo, part: str) -> str:
         if said["files"] == before:
             folder.touch(path)
             return str(said["key"])
-    key = fingerprint(info, part)[:16]
+    key = make()
     with contextlib.suppress(OSError):
         settled = all(time.time_ns() - changed > _SETTLED_NS for _, changed, _ in before)
         if settled and before == _identity(files):

@@ -6,12 +6,14 @@ Captions, folders and file names are not among them (design decision 11).
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +121,7 @@ def _model(config: TrainConfig, info: ModelInfo) -> dict[str, Any]:
         "ss_new_sd_model_hash": None,
         "ss_sd_scripts_commit_hash": None,
         "ss_v2": info.family == "sd2",
-        **({"ss_vae_name": Path(model.vae).name, "ss_vae_hash": None, "ss_new_vae_hash": None} if model.vae else {}),
+        **(_vae(Path(model.vae)) if model.vae else {}),
         "ss_clip_skip": model.clip_skip or None,
         "ss_max_token_length": model.max_token_length if model.max_token_length != 75 else None,
         "ss_full_fp16": memory.full_fp16,
@@ -128,6 +130,29 @@ def _model(config: TrainConfig, info: ModelInfo) -> dict[str, Any]:
         "ss_lowram": memory.lowram,
         "ss_cache_latents": True,
     }
+
+
+def _vae(path: Path) -> dict[str, str | None]:
+    """The name of another VAE and its hashes as sd-scripts has them; a folder has none."""
+    try:
+        said = path.stat()
+        old, new = _file_hashes(path, said.st_size, said.st_mtime_ns) if path.is_file() else (None, None)
+    except OSError:
+        old = new = None
+    return {"ss_vae_name": path.name, "ss_vae_hash": old, "ss_new_vae_hash": new}
+
+
+@cache
+def _file_hashes(path: Path, size: int, changed: int) -> tuple[str, str]:
+    """Hashes of a file that was of this size and age: of 64 KiB behind the first MiB, 8 hex digits, and of all of it.
+
+    It is read when the first file is written, long after the first step. Source: AUTOMATIC1111's old model hash.
+    """
+    with path.open("rb") as file:
+        file.seek(0x100000)
+        old = hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
+        file.seek(0)
+        return old, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _network(config: TrainConfig) -> dict[str, Any]:

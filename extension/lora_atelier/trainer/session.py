@@ -13,6 +13,7 @@ import torch
 
 from ..config.epochs import in_steps
 from ..config.rhythm import Rhythms
+from ..datasets.cache import CacheFolder
 from ..errors import ConfigError, message
 from ..events import Finished, Started, Stopped
 from ..models import detect
@@ -86,7 +87,7 @@ class Session:
     def build(cls, this: Run, preparation: Preparation, accelerator: Any, steps_per_epoch: int) -> Session:
         """A session before its first step, of the pictures and the model that ``preparation`` makes ready."""
         config, info, pictures = this.config, preparation.info, preparation.pictures
-        settings = decisive(config, info)
+        settings = decisive(config, info, CacheFolder.of_run(this.path))
         if info.family == "toy":
             # Its layers are too small to share: threads that wait for each other on busy cores cost ten times more.
             torch.set_num_threads(1)
@@ -257,4 +258,4 @@ def _require_same(this: Run, info: ModelInfo) -> None:
     state = checkpoint.latest_state(this.path / "state")
     before = checkpoint.read_progress(state).settings if state is not None else {}
     if before:
-        require_same(before, this.config, info)
+        require_same(before, decisive(this.config, info, CacheFolder.of_run(this.path)))

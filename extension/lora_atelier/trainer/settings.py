@@ -11,8 +11,10 @@ from typing import Any
 from ..config import TrainConfig
 from ..config.setting import absent, key_of
 from ..config.support import ALWAYS, NOT_READ
+from ..datasets.cache import CacheFolder
 from ..errors import JobError
 from ..models.detect import ModelInfo
+from .parts import CONTENT, contents
 
 # They decide when something is looked at or kept, and where: the tensors are the same whatever they say. What the
 # pictures and captions are is another list's part (``datasets.record``), so folders may have another place.
@@ -32,9 +34,9 @@ _WITHOUT_EFFECT = frozenset(
 _GROUPS_WITHOUT_EFFECT = ("output", "sampling", "data")
 
 
-def decisive(config: TrainConfig, info: ModelInfo) -> dict[str, Any]:
-    """What decides the tensors of a run, by the names in its files, as plain JSON."""
-    found = {"model": f"{info.path.name} ({_size_bytes(info.path)} bytes)"}
+def decisive(config: TrainConfig, info: ModelInfo, folder: CacheFolder) -> dict[str, Any]:
+    """What decides the tensors of a run, by the names in its files, as plain JSON; files' contents by their hashes."""
+    found = {"model": f"{info.path.name} ({_size_bytes(info.path)} bytes)", **contents(config.model, folder)}
     for group in fields(config):
         if group.name in _GROUPS_WITHOUT_EFFECT:
             continue
@@ -50,12 +52,12 @@ def decisive(config: TrainConfig, info: ModelInfo) -> dict[str, Any]:
     return plain
 
 
-def require_same(before: Mapping[str, Any], config: TrainConfig, info: ModelInfo) -> None:
-    """Raise JobError, with every difference, if ``before`` are not the decisive settings of ``config``.
+def require_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise JobError, with every difference, if the decisive settings ``before`` are not those of ``now``.
 
-    A setting that is newer than ``before`` had its default.
+    A setting that is newer than ``before`` had its default; of a file's content that it does not know, nothing is said.
     """
-    differences = list(_differences(before, decisive(config, info), _defaults()))
+    differences = list(_differences(before, now, _defaults()))
     if differences:
         raise JobError(
             "The training can't go on: its settings are not those that it began with.",
@@ -69,6 +71,8 @@ def _differences(
     before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
     for name, value in now.items():
+        if name.startswith(CONTENT) and name not in before:
+            continue
         old = before.get(name, defaults.get(name.rpartition(".")[2]))
         if old != value:
             yield name, old, value
