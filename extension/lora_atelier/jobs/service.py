@@ -20,8 +20,8 @@ from .. import config_files, engines, events
 from ..config import GOALS, QUALITIES, TrainConfig, model_problems, notes, to_kohya, unsupported
 from ..engines.base import Asked
 from ..errors import AlreadyRunningError, ConfigError, ExtensionError, JobError, Problem, problem
+from ..locking import FileLock
 from ..models.detect import ModelInfo, inspect
-from ..rights.store import Store
 from . import devices as cards
 from . import estimate, forms, overlay, process
 from .environment import trainer_python
@@ -36,6 +36,8 @@ from .view import RunView, describe
 # A run in one of these will make, or can still make, a LoRA of its name.
 LIVE = ("waiting", "running", "stopped", "died")
 _CHECKPOINT = re.compile(r"-s\d{6}$")
+# How long a process waits for another one that starts a training.
+_STARTING_S = 10.0
 # Below this a run would end in the middle with a full disk, whatever it trains.
 _SPARE_BYTES = 50_000_000
 # What the checks of the form's own fields say better.
@@ -191,7 +193,9 @@ class Jobs:
         config, source = proposal.config, form.pictures
         with self._new_run(proposal.name) as run:
             if form.keep_pictures or form.left_out or form.captions:
-                forms.copy_pictures(form, run.pictures_dir, Store(self.data_dir))
+                from .picture_copies import copy_pictures
+
+                copy_pictures(form, run.pictures_dir, self.data_dir)
                 source = run.pictures_dir
             config = forms.moved(config, source)
             config_files.write(config, run.path)
@@ -302,11 +306,27 @@ class Jobs:
 
     def start(self, run: RunDir) -> None:
         """Start the trainer on a waiting run. Raises AlreadyRunningError, JobError."""
-        with self._lock:
+        with self._lock, self._starting():
             self._refuse_second(run)
             process.start(run, self._command, device=self.free_device() or "")
         if self._on_start is not None:
             self._on_start(run)
+
+    @contextlib.contextmanager
+    def _starting(self) -> Iterator[None]:
+        """Within, no other process on this folder starts a training: page and command line may do so at once.
+
+        The lock ends with its holder, however that ends. Raises AlreadyRunningError.
+        """
+        lock, until = FileLock(self.data_dir / "start.lock"), time.monotonic() + _STARTING_S
+        while not lock.acquire():
+            if time.monotonic() > until:
+                raise AlreadyRunningError("Another training is being started.", todo="Queue this one, or try again.")
+            time.sleep(0.05)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def resume(self, run: RunDir) -> None:
         """Let a run that was stopped, failed or died go on from its last complete state. Raises JobError."""
