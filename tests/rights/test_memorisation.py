@@ -7,7 +7,8 @@ import pytest
 
 from lora_atelier.rights import credentials, memorisation_cost, safe_weight
 from lora_atelier.rights.guard import Near
-from lora_atelier.rights.memorisation import WEIGHTS, Compared, Drawn, Report, TooShort, safest, seconds_of
+from lora_atelier.rights.memorisation import WEIGHTS, Compared, Drawn, Report, TooShort, safest
+from lora_atelier.rights.memorisation_cost import seconds_of
 
 pytestmark = pytest.mark.torchfree
 

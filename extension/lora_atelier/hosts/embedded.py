@@ -265,10 +265,10 @@ class EmbeddedHost:
     ) -> Generated:
         """Return and save the pictures that a request asks for, with the LoRAs that its prompt names.
 
-        ``on_progress(step, steps)`` counts the steps of all batches; ``on_wait`` is told each second why nothing is drawn
-        while a training has the graphics card. LoRAs that can't be used are left out and said in
-        ``comments``, as is everything else that went differently than asked. Raises HostError for a request that can't
-        be done or not enough memory, ModelError if the model can't be loaded.
+        ``on_progress(step, steps)`` counts the steps of all batches; ``on_wait`` is told each second why nothing is
+        drawn while a training has the graphics card. LoRAs that can't be used are left out and said in ``comments``, as
+        is everything else that went differently than asked. Raises HostError for a request that can't be done or not
+        enough memory, ModelError if the model can't be loaded.
         """
         seed = request.seed if request.seed >= 0 else random.randrange(_SEEDS)
         _check(request)

@@ -240,7 +240,7 @@ class WebuiHost:
     # --- prompts
 
     def wait_for_gpu(self) -> None:
-        """Called before a picture is drawn, by whoever holds the webui's lock: a training may have the graphics card."""
+        """Called before a picture is drawn, by who holds the webui's lock: a training may have the graphics card."""
         state = self.module("modules.shared").state
         said: list[str] = []
 

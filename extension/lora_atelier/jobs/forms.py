@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import atomic
 from ..config import GOALS, QUALITIES, DataConfig, ModelConfig, SamplingConfig, SubsetConfig, TrainConfig, recipe
 from ..datasets.checks import common_trigger
 from ..errors import ModelError, Problem, problem
 from ..models.detect import ModelInfo, inspect
-from ..rights import scanning
-from ..rights.store import Store
 from . import estimate
 
 WHOSE = ("mine", "permission", "open-licence", "experiment", "studio")
@@ -217,35 +212,3 @@ def _sample_prompts(form: JobForm, info: ModelInfo) -> tuple[str, ...]:
     scale = 3 if info.family == "toy" else 7
     prompts = form.sample_prompts or (form.trigger.strip(),)
     return tuple(f"{text} --w {side} --h {side} --d 1 --s 20 --l {scale}" for text in prompts if text)
-
-
-# ------------------------------------------------------------------------------------------------- pictures
-
-
-def copy_pictures(form: JobForm, target: Path, store: Store | None = None) -> None:
-    """Put the form's pictures and captions into ``target``: as second names of the same files where the disk allows it,
-    so that 5 000 pictures cost nothing, else as copies; with what is stated of their rights, also where the folder
-    could not be written to and only the ``store`` knows. Raises OSError, RightsError."""
-    target.mkdir()
-    if form.pictures is None:
-        return
-    with os.scandir(form.pictures) as entries:
-        files = [Path(entry.path) for entry in entries if entry.is_file() and not entry.name.startswith(".")]
-    for file in files:
-        if file.name in form.left_out:
-            continue
-        try:
-            os.link(file, target / file.name)
-        except OSError:
-            shutil.copy2(file, target / file.name)
-    for name, caption in form.captions.items():
-        if (target / name).is_file():
-            written = (target / name).with_suffix(".txt")
-            # A second name of the person's own file must not be written through.
-            with contextlib.suppress(FileNotFoundError):
-                written.unlink()
-            atomic.write_text(written, caption.strip() + "\n")
-    if store is not None and store.path.is_file():
-        ledger = scanning.open_ledger(form.pictures, store)
-        if ledger is not None and ledger.events:
-            ledger.write(target)

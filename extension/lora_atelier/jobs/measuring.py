@@ -19,11 +19,11 @@ from typing import Any
 
 from ..config import TrainConfig, to_kohya
 from ..errors import AlreadyRunningError, ConfigError, ExtensionError, JobError
-from ..rights.store import Store
 from . import forms
 from .dry_run import FOLDER, DryRun
 from .estimate import Plan
 from .forms import JobForm
+from .picture_copies import copy_pictures
 from .service import Jobs
 
 
@@ -122,7 +122,7 @@ class Measuring:
         """The pictures that would be used, in ``target``. Raises JobError."""
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            forms.copy_pictures(form, target, Store(self.jobs.data_dir))
+            copy_pictures(form, target, self.jobs.data_dir)
         except OSError as error:
             self._over()
             raise JobError(

@@ -11,7 +11,7 @@ from typing import Any
 from .. import atomic, config_files, events
 from ..config import TrainConfig
 from ..errors import ExtensionError
-from ..rights import memorisation
+from ..rights import memorisation_cost
 from .run_dir import Progress, RunDir
 
 SCHEMA = 1
@@ -49,7 +49,7 @@ class Rates:
         measured = {
             "seconds_per_view": finished.train_seconds / views,
             # The test for pictures that come back is foretold by itself.
-            "overhead_s": max(0.0, finished.seconds - finished.train_seconds - memorisation.seconds_of(run.path)),
+            "overhead_s": max(0.0, finished.seconds - finished.train_seconds - memorisation_cost.seconds_of(run.path)),
         }
         rates = self._read()
         before = rates.get(key, {})

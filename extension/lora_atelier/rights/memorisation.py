@@ -13,10 +13,11 @@ from typing import Any
 
 from .. import atomic
 from ..errors import Message, message
+from . import memorisation_cost
 from .guard import DETECTOR, Near, Verdict
 
 SCHEMA = 1
-FILE, FOLDER = "memorisation.json", "memorisation"
+FILE, FOLDER = memorisation_cost.FILE, "memorisation"
 # The weights that are tried below 1, highest first.
 WEIGHTS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 
@@ -177,14 +178,6 @@ class Report:
             "(atelier_memorisation).",
             **values,
         )
-
-
-def seconds_of(run_dir: Path) -> float:
-    """How long the test of a run took; 0 where there was none."""
-    try:
-        return float(json.loads((run_dir / FILE).read_text(encoding="utf-8"))["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0.0
 
 
 def _shown_s(seconds: float) -> float:

@@ -1,14 +1,20 @@
-"""What the memorisation test takes, foretold from the time of a pass through the U-Net. Needs no torch.
+"""What the memorisation test takes, foretold from the time of a pass through the U-Net, and as it took.
+
+Needs neither torch nor Pillow.
 
 A pass is one picture through the U-Net once, forward. A picture is compared by its loss first, then drawn.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+# What a run keeps of its test.
+FILE = "memorisation.json"
 # Timesteps at which the loss is compared, with the LoRA and without; seeds that are drawn, and steps of each.
 TIMESTEPS, SEEDS, STEPS = 8, 4, 20
 # Pictures that are drawn at most, beside those that were seen unusually often.
@@ -61,3 +67,11 @@ def least_steps(steps: int, share_s: float, needed_s: float) -> int:
     exact = steps * needed_s / share_s
     unit = 10 ** max(0, math.floor(math.log10(exact)) - 1) if exact > 0 else 1
     return math.ceil(exact / unit) * unit
+
+
+def seconds_of(run_dir: Path) -> float:
+    """How long the test of a run took; 0 where there was none."""
+    try:
+        return float(json.loads((run_dir / FILE).read_text(encoding="utf-8"))["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0

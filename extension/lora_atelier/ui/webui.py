@@ -199,4 +199,3 @@ def _services(host: WebuiHost) -> Services:
 def _unloaded(host: WebuiHost) -> None:
     host.unload()
     router.remove(import_module("modules.extra_networks"))
-
