@@ -150,7 +150,7 @@ class Webui:
         self.set(sd_model_checkpoint=self.kind.checkpoint(name))
 
     def _options(self) -> list[str]:
-        named = [*self.kind.folders(self.data), "--port", str(self.port)]
+        named = [*self.kind.folders(self.data, self.folder), "--port", str(self.port)]
         return [*named, *self.kind.arguments, *self.arguments]
 
 

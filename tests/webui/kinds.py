@@ -48,12 +48,13 @@ class Kind:
     restarts: bool = False
     switches: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _SWITCHES)
 
-    def folders(self, data: Path) -> list[str]:
-        """The arguments that keep everything below ``data``."""
+    def folders(self, data: Path, webui: Path) -> list[str]:
+        """The arguments that keep everything below ``data``, for what is installed in ``webui``."""
         named = ["--data-dir", str(data)]
         if self.restarts:
-            named += ["--models-dir", str(data / "models"), "--extensions-dir", str(data / "extensions")]
-        return named
+            return [*named, "--models-dir", str(data / "models"), "--extensions-dir", str(data / "extensions")]
+        # With its data elsewhere, Forge's page (Gradio 4) may not read its own scripts.
+        return [*named, "--gradio-allowed-path", str(webui)]
 
     def checkpoint(self, name: str) -> str:
         """The setting's value for a checkpoint that ``models`` has written."""
