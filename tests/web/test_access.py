@@ -83,6 +83,15 @@ def test_from_outside_no_path_of_this_machine_can_be_named(services, tmp_path):
         assert client.post(f"/lora-atelier/v1/{route}", json={"form": other}).status_code == 403
 
 
+def test_from_outside_a_host_without_a_model_is_said_as_such(services):
+    client = connect(dataclasses.replace(with_access(services, remote=True), base_models=list))
+
+    plan = client.post("/lora-atelier/v1/plan", json={"form": {"base_model": "", "name": "x"}})
+
+    assert plan.status_code == 200
+    assert "There is no base model that can be trained." in [said["sentence"] for said in plan.json()["problems"]]
+
+
 def all_routes(services):
     from lora_atelier.web.routes import router
 

@@ -45,7 +45,7 @@ def read_form(data: Mapping[str, Any], services: Services) -> JobForm:
         pictures = services.uploads.get(services.uploads.open_folder(word("folder"))).source
     models = {str(info.path): info for info in services.base_models()}
     base_model = word("base_model", next(iter(models), ""))
-    if base_model not in models:
+    if base_model and base_model not in models:
         services.access.check_paths()
     if word("checkout"):
         services.access.check_paths()
