@@ -16,8 +16,8 @@ from .base import Note
 from .router import NETWORK, tag_items
 from .webui import WebuiHost
 
-# Digits of a hash beside a picture, as all webuis write them.
-_DIGITS = 12
+# Digits of a hash beside a picture, as A1111 and its descendants write them, and SD.Next.
+_DIGITS, _SDNEXTS_DIGITS = 12, 8
 # The prompt's conditioning is kept in these lists of one pair each, shared by all generations.
 _CONDITIONS = ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc")
 _log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def write_hashes(p: Any, host: WebuiHost) -> None:
     if host.id == "sdnext":
         params["LoRA networks"] = ", ".join(name for name, _ in host.applied)
         if wanted:
-            params["LoRA hashes"] = ", ".join(digits[:_DIGITS] for _, digits in host.applied)
+            params["LoRA hashes"] = ", ".join(digits[:_SDNEXTS_DIGITS] for _, digits in host.applied)
     elif wanted:
         pairs = ((name.replace(":", "").replace(",", ""), digits[:_DIGITS]) for name, digits in host.applied)
         params["Lora hashes"] = ", ".join(f"{name}: {digits}" for name, digits in pairs)
