@@ -158,6 +158,7 @@ def show_finished(page: Any) -> None:
     page.locator("#atelier_runs li:has(.is-finished) [data-run]").last.click()
     page.wait_for_selector("#atelier_try")
     page.wait_for_selector("#atelier_samples img")
+    page.wait_for_function("!document.querySelector('#atelier_loads').textContent.endsWith('…')")
 
 
 def try_it(page: Any) -> None:

@@ -319,10 +319,12 @@ def _handler(host: EmbeddedHost) -> Any:
         except ExtensionError as error:
             return [], _comments_html([locales.sentence(error, lang)]), "", -1
         files = [str(path) for path in made.files if path is not None]
-        notes = [*made.comments, *([made.compared] if made.compared is not None else [])]
-        said = [locales.sentence(note, lang) for note in notes]
+        shown = _comments_html([locales.sentence(note, lang) for note in made.comments])
+        if made.compared is not None:
+            alarms = any(found is not None and found.verdict != "nothing found" for found in made.findings)
+            shown += _comments_html([locales.sentence(made.compared, lang)], quiet=not alarms)
         first = made.infotexts[0] if made.infotexts else ""
-        return files, _comments_html(said), first, made.seeds[0] if made.seeds else -1
+        return files, shown, first, made.seeds[0] if made.seeds else -1
 
     return generate
 
@@ -338,8 +340,10 @@ def _language(request: Any) -> str:
     return locales.choose(headers.get("accept-language", ""), cookies.get(_LANGUAGE_COOKIE, ""))
 
 
-def _comments_html(sentences: list[str]) -> str:
-    return "".join(f'<p class="atelier-comment" data-atelier-said>{html.escape(said)}</p>' for said in sentences)
+def _comments_html(sentences: list[str], *, quiet: bool = False) -> str:
+    """The sentences below the pictures; ``quiet`` ones ask nothing of the reader."""
+    name = "atelier-comment is-quiet" if quiet else "atelier-comment"
+    return "".join(f'<p class="{name}" data-atelier-said>{html.escape(said)}</p>' for said in sentences)
 
 
 def _chosen_infotext(pictures: Any, event: gradio.SelectData) -> str:
