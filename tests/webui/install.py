@@ -176,7 +176,7 @@ class Drawn:
 
     def said(self, name: str) -> str:
         """What the picture's text says of ``name``, which may be the end of a name; empty if nothing."""
-        found = re.search(rf'{re.escape(name)}: ("(?:\\.|[^"])*"|[^,\n]*)', self.text)
+        found = re.search(rf'{re.escape(name)}: ("(?:\\.|[^"])*"|[^,\n]*)', self.text, re.IGNORECASE)
         return found[1].strip('"') if found else ""
 
 

@@ -7,6 +7,11 @@ from typing import Any
 from .install import Webui
 
 _PATIENCE_MS = 300_000
+# SD.Next counts the seconds there as long as it draws.
+_ENDED = """() => {
+    const said = document.querySelector('#html_log_txt2img')?.innerText.trim();
+    return said && !said.startsWith('processing');
+}"""
 
 
 def open_page(browser: Any, webui: Webui, path: str = "/", port: int = 0, *, wait_for: str = "#atelier_root") -> Any:
@@ -37,5 +42,5 @@ def generate(page: Any, webui: Webui, prompt: str) -> str:
         field.press("Tab")
     page.wait_for_timeout(500)
     page.locator("#txt2img_generate").first.evaluate("button => button.click()")
-    page.wait_for_function("() => document.querySelector('#html_log_txt2img')?.innerText.trim()", timeout=_PATIENCE_MS)
+    page.wait_for_function(_ENDED, timeout=_PATIENCE_MS)
     return str(page.locator("#html_log_txt2img").first.inner_text())
