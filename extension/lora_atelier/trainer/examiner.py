@@ -45,6 +45,8 @@ _LEAST_SIDE = 64
 # Pictures that were seen so many times as often as the middle one are drawn beside the ``MOST`` first.
 _OFTEN = 3
 _BATCH_PIXELS = 256 * 256 * 4
+# How many times ``SEEDS`` seeds have to stay away from a picture for a weight below 1 to be named.
+_SURE = 2
 
 T = TypeVar("T")
 
@@ -209,17 +211,26 @@ class Examiner:
         pair = self._keep_pair(drawn[worst], found[worst], number)
 
         def is_free(weight: float) -> bool | None:
-            # A safe weight is worth more than the next picture: what is left of the time may be overdrawn by half.
-            lower = self._timed("draw", at, DRAWING, lambda: self._draw(example, weight), until=1.5 * self.seconds)
-            return None if lower is None else not any(_is_near(self._look(each)) for each in lower)
+            # That none came near is said of other seeds as well: they are drawn with as many again as at weight 1.
+            for seeds in range(_SURE):
+                draw = partial(self._draw, example, weight, seeds)
+                # Such a weight is worth more than the next picture: what is left of the time may be overdrawn by half.
+                lower = self._timed("draw", at, DRAWING, draw, until=1.5 * self.seconds)
+                if lower is None:
+                    return None
+                if any(_is_near(self._look(each)) for each in lower):
+                    return False
+            return True
 
         free = memorisation.safest(is_free)
         verdict, near = found[worst].verdict, found[worst].near
         return Drawn(item.path.name, round(gap, 4), verdict, near, _agreement(drawn), free, pair)
 
-    def _draw(self, example: Example, weight: float) -> list[Image.Image]:
+    def _draw(self, example: Example, weight: float, part: int = 0) -> list[Image.Image]:
+        """Pictures of the caption; each ``part`` has seeds of its own."""
         width, height = example.size
-        seeds = [noise.rng(self.seed, "memorised", example.key, at).randrange(1 << 32) for at in range(SEEDS)]
+        numbers = range(part * SEEDS, (part + 1) * SEEDS)
+        seeds = [noise.rng(self.seed, "memorised", example.key, at).randrange(1 << 32) for at in numbers]
         count = max(1, _BATCH_PIXELS // (width * height))
         pictures: list[Image.Image] = []
         with self.trainee.network.weighing(weight):
