@@ -206,18 +206,18 @@ def test_a_single_files_weights_are_found_too_also_query_key_and_value_in_one(tm
     from safetensors.torch import save_file
 
     from lora_atelier.models.load import Stored
-    from lora_atelier.models.stored import StoredRows, _Buffer
-    from lora_atelier.safetensors_tensors import TensorFile
+    from lora_atelier.models.stored import StoredRows
+    from lora_atelier.safetensors_tensors import Buffer, TensorFile
 
     fused = torch.arange(36.0).reshape(9, 4)
     save_file({"in_proj_weight": fused}, tmp_path / "a.safetensors")
     with TensorFile(tmp_path / "a.safetensors") as file:
-        rows = StoredRows.of(Stored(file, "in_proj_weight", third=1), _Buffer())
+        rows = StoredRows.of(Stored(file, "in_proj_weight", third=1), Buffer())
 
         assert (rows.count, rows.columns) == (3, 4)
         assert torch.equal(rows.read(1, 3), fused[4:6])
         assert torch.equal(Stored(file, "in_proj_weight", third=2).read(), fused[6:9])
-        assert StoredRows.of(Stored(file, "in_proj_weight", transposed=True), _Buffer()) is None
+        assert StoredRows.of(Stored(file, "in_proj_weight", transposed=True), Buffer()) is None
 
 
 @pytest.mark.parametrize("shape", [(1,), (320,), (1280, 23040), (10240, 1280), (100, 1 << 21), (3, 5), (0, 4)])

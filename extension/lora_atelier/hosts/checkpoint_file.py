@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.layers import Layer
-from ..safetensors_tensors import TensorFile
+from ..safetensors_tensors import Buffer, TensorFile
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class CheckpointFile:
 
 class _Open:
     def __init__(self, file: TensorFile, places: Mapping[tuple[str, str], Place]) -> None:
-        self._file, self._places, self._buffer = file, places, _Buffer()
+        self._file, self._places, self._buffer = file, places, Buffer()
 
     def rows(self, layer: str, parameter: str) -> _Rows | None:
         """Where a parameter is stored; None if the file has no such key."""
@@ -64,23 +64,11 @@ class _Open:
         return _Rows(self._file, place.key, self._buffer, first, stop - first, numbers, row_bytes)
 
 
-class _Buffer:
-    """Bytes that one reading after the other uses."""
-
-    def __init__(self) -> None:
-        self._bytes = torch.empty(0, dtype=torch.uint8)
-
-    def of(self, size_bytes: int) -> Tensor:
-        if self._bytes.numel() < size_bytes:
-            self._bytes = torch.empty(size_bytes, dtype=torch.uint8)
-        return self._bytes
-
-
 @dataclass(frozen=True, eq=False)
 class _Rows:
     file: TensorFile
     key: str
-    buffer: _Buffer
+    buffer: Buffer
     first: int
     count: int
     columns: int
