@@ -64,16 +64,25 @@ class Kind:
 _FORGE = {"arguments": (*_CPU, "--always-cpu"), "widths": (320, 128, False)}
 A1111 = Kind(
     "a1111", (*_CPU, "--use-cpu", "all", "--no-half"), (64, 32, True), reads_config=True,
-    can_not_load=_DOTTED | {"dora", "boft"},
+    can_not_load=_DOTTED | {"dora"},
 )  # fmt: skip
 FORGE = Kind(
-    "forge", **_FORGE, hires={**_HIRES, "hr_additional_modules": ["Use same choices"]},
+    "forge",
+    **_FORGE,
+    hires={**_HIRES, "hr_additional_modules": ["Use same choices"]},
+    # Where no checkpoint was chosen yet Forge chooses one when it starts, which it may not with frozen settings.
+    settings={"sd_model_checkpoint": "first.safetensors"},
     can_not_load=frozenset({"peft", "oft", "diag-oft", "boft", "ia3"}),
-)  # fmt: skip
-REFORGE = Kind("reforge", **_FORGE, can_not_load=frozenset({"ia3"}))
+)
+# For live previews these fetch a model.
+_NO_PREVIEWS = {"live_previews_enable": False, "show_progress_type": "Approx cheap"}
+REFORGE = Kind("reforge", **_FORGE, settings=_NO_PREVIEWS, can_not_load=frozenset({"ia3"}))
 CLASSIC = Kind(
-    "forge-classic", **_FORGE, can_not_load=frozenset({"peft", "oft", "diag-oft", "boft", "ia3", "dora"})
-)  # fmt: skip
+    "forge-classic",
+    **_FORGE,
+    settings=_NO_PREVIEWS,
+    can_not_load=frozenset({"peft", "oft", "diag-oft", "boft", "ia3", "dora"}),
+)
 SDNEXT = Kind(
     "sdnext",
     ("--skip-all", "--quick", "--skip-git", "--skip-requirements", "--skip-torch", "--use-cpu", "all", "--debug"),

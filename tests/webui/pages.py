@@ -10,7 +10,7 @@ _PATIENCE_MS = 300_000
 # SD.Next counts the seconds there as long as it draws.
 _ENDED = """() => {
     const said = document.querySelector('#html_log_txt2img')?.innerText.trim();
-    return said && !/^(queue|processing)/.test(said);
+    return said && !/^(queue|processing|[\\d.]+s)/.test(said);
 }"""
 
 
