@@ -79,7 +79,8 @@ _NO_PREVIEWS = {"live_previews_enable": False, "show_progress_type": "Approx che
 REFORGE = Kind("reforge", **_FORGE, settings=_NO_PREVIEWS, can_not_load=frozenset({"ia3"}))
 CLASSIC = Kind(
     "forge-classic",
-    **_FORGE,
+    tuple(each for each in _FORGE["arguments"] if each != "--do-not-download-clip"),
+    _FORGE["widths"],
     settings=_NO_PREVIEWS,
     can_not_load=frozenset({"peft", "oft", "diag-oft", "boft", "ia3", "dora"}),
 )
