@@ -1,5 +1,6 @@
 import io
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,15 @@ def test_transparency_counts_as_white():
     clear = Image.new("RGBA", (50, 50), (0, 0, 0, 0))
 
     assert look(clear).print == look(Image.new("RGB", (50, 50), "white")).print
+
+
+def test_three_thousand_pictures_of_one_mean_are_compared_in_seconds():
+    """Compared in plain Python, 500 of them took a second for each page, and 3 000 half a minute."""
+    draw = random.Random(1)
+    prints = {str(number): draw.randbytes(448).hex() for number in range(3000)}
+    began = time.process_time()
+
+    found = near_duplicates({**prints, "again": prints["7"]})
+
+    assert found == {"again": "7"}
+    assert time.process_time() - began < 5

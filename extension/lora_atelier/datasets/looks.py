@@ -1,12 +1,13 @@
-"""How a picture looks, in a few numbers: is it blurred, and which others are nearly the same. Needs Pillow alone."""
+"""How a picture looks, in a few numbers: is it blurred, and which others are nearly the same. Pillow and numpy alone."""
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image, ImageChops, ImageFilter, ImageStat
 
 # Sides that a picture is brought to: for its edges, and for its fingerprint.
@@ -87,44 +88,32 @@ def _details(image: Image.Image) -> bytes:
 
 def near_duplicates(prints: Mapping[str, str]) -> dict[str, str]:
     """Each picture that looks like an earlier one -> the name of that one; names in the order of ``prints``."""
+    pixels = {name: _pixels(text) for name, text in prints.items()}
+    names = [name for name, of_it in pixels.items() if len(of_it) == _COLOURS + _DETAILS_SIDE**2]
+    if not names:
+        return {}
+    table = np.frombuffer(b"".join(pixels[name] for name in names), np.uint8).reshape(len(names), -1)
+    colours = table[:, :_COLOURS].astype(np.int16)
+    means = colours.reshape(len(names), -1, 3).mean(axis=1, dtype=np.float32)
+    details = table[:, _COLOURS:].astype(np.float32) - 128
+    sizes = np.linalg.norm(details, axis=1)
+    # Two that are both without any detail agree in it, as if they had the same one.
+    details = np.where(sizes[:, None] > 0, details / np.maximum(sizes, 1)[:, None], details.shape[1] ** -0.5)
+    twins = np.zeros(len(names), bool)
     found: dict[str, str] = {}
-    kept: dict[tuple[int, ...], list[tuple[str, bytes]]] = {}
-    for name, text in prints.items():
-        try:
-            pixels = bytes.fromhex(text)
-        except ValueError:
-            continue
-        if len(pixels) != _COLOURS + _DETAILS_SIDE**2:
-            continue
-        twin = next((n for near in _near(_cell(pixels)) for n, p in kept.get(near, ()) if _alike(p, pixels)), None)
-        if twin is not None:
-            found[name] = twin
-        else:
-            kept.setdefault(_cell(pixels), []).append((name, pixels))
+    for at in range(1, len(names)):
+        # Means are no farther apart than the pixels that they are of: few pictures are left to compare.
+        near = np.flatnonzero(~twins[:at] & (np.abs(means[:at] - means[at]).sum(axis=1) < 3 * _ALIKE))
+        near = near[np.abs(colours[near] - colours[at]).sum(axis=1) < _ALIKE * _COLOURS]
+        near = near[(details[near] @ details[at] >= _SAME_DETAILS) & ((sizes[near] > 0) == (sizes[at] > 0))]
+        if len(near):
+            found[names[at]] = names[near[0]]
+            twins[at] = True
     return found
 
 
-def _cell(pixels: bytes) -> tuple[int, ...]:
-    """A coarse place by the mean of each colour: only pictures of the same or a neighbouring one are compared."""
-    count = _SIDE * _SIDE
-    return tuple(int(sum(pixels[channel:_COLOURS:3]) / count / 8) for channel in range(3))
-
-
-def _near(cell: Sequence[int]) -> list[tuple[int, ...]]:
-    steps = (0, -1, 1)
-    return [(cell[0] + r, cell[1] + g, cell[2] + b) for r in steps for g in steps for b in steps]
-
-
-def _alike(one: bytes, other: bytes) -> bool:
-    """Whether two fingerprints agree in their colours and in their details."""
-    away = sum(abs(a - b) for a, b in zip(one[:_COLOURS], other[:_COLOURS], strict=True))
-    return away < _ALIKE * _COLOURS and _correlation(one[_COLOURS:], other[_COLOURS:]) >= _SAME_DETAILS
-
-
-def _correlation(one: bytes, other: bytes) -> float:
-    """Of two pictures' details, -1 to 1; 1 where neither has any."""
-    first, second = [value - 128 for value in one], [value - 128 for value in other]
-    size = math.sqrt(sum(a * a for a in first) * sum(b * b for b in second))
-    if not size:
-        return float(not any(first) and not any(second))
-    return sum(a * b for a, b in zip(first, second, strict=True)) / size
+def _pixels(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        return b""

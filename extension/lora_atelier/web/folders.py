@@ -92,6 +92,8 @@ class PictureFolder:
         self.cache = cache
         self._refusal = refusal
         self._known: dict[str, dict[str, Any]] | None = None
+        # The fingerprints that were compared last, and which of their pictures are nearly the same.
+        self._compared: tuple[dict[str, str], dict[str, str]] = ({}, {})
         self._lock = threading.RLock()
 
     # ------------------------------------------------------------------------------------------- listing
@@ -202,12 +204,20 @@ class PictureFolder:
             table = self._load()
             known = {name: _picture(name, table[name], self.caption(name)) for name in names if self._is_known(name)
                      and name in table}  # fmt: skip
-        twins = looks.near_duplicates({n: p.print for n, p in known.items() if p.print and not p.refused})
+        twins = self._twins({n: p.print for n, p in known.items() if p.print and not p.refused})
         some_captions = any(picture.caption for picture in known.values())
         return {
             name: replace(picture, issues=(*picture.issues, *_among(picture, twins.get(name), some_captions, side)))
             for name, picture in known.items()
         }
+
+    def _twins(self, prints: dict[str, str]) -> dict[str, str]:
+        """What ``looks.near_duplicates`` says, which takes a second for 5 000 pictures and is asked with each page."""
+        prints_before, twins = self._compared
+        if prints != prints_before:
+            twins = looks.near_duplicates(prints)
+            self._compared = (prints, twins)
+        return twins
 
     # ------------------------------------------------------------------------------------------- marks
 
