@@ -51,8 +51,9 @@ const mark = (name, found) => {
 };
 new MutationObserver(() => {
     mark("curve", document.querySelector("#atelier_chart path"));
-    mark("pictures", document.querySelector(".atelier-tile img"));
 }).observe(document, { childList: true, subtree: true });
+// Of a picture that is shown, not of its empty frame.
+document.addEventListener("load", (event) => mark("pictures", event.target.closest(".atelier-tile")), true);
 """
 
 
@@ -204,10 +205,15 @@ def open_page(browser: Any, url: str, wanted: str, draft: str = "") -> tuple[Any
     page.goto(url)
     tab = page.get_by_role("tab", name="LoRA Atelier")
     tab.wait_for()
+    return page, clicked(page, tab, wanted)
+
+
+def clicked(page: Any, button: Any, wanted: str) -> float:
+    """The seconds from a click to the moment that ``wanted`` is there."""
     page.evaluate("window.atelierClicked = performance.now()")
-    tab.click()
+    button.click()
     page.wait_for_function(f"'{wanted}' in window.atelierTimes", polling=50)
-    return page, page.evaluate(f"(window.atelierTimes['{wanted}'] - window.atelierClicked) / 1000")
+    return float(page.evaluate(f"(window.atelierTimes['{wanted}'] - window.atelierClicked) / 1000"))
 
 
 def asked_rows(server: Server, run: RunDir) -> Iterator[Row]:
@@ -240,10 +246,8 @@ def page_rows(server: Server, pictures: Path, watched: float, browser: Any) -> I
     page.click("#atelier_page_new")
     page.click("#atelier_type_path")
     page.fill("#atelier_folder", str(pictures))
-    began = time.perf_counter()
-    page.click("#atelier_open_folder")
-    page.wait_for_selector(".atelier-tile img")
-    yield seconds("500 pictures' first thumbnails, never seen", time.perf_counter() - began, OPEN_BUDGET_S)
+    taken = clicked(page, page.locator("#atelier_open_folder"), "pictures")
+    yield seconds("500 pictures' first thumbnails, never seen", taken, OPEN_BUDGET_S)
     upload, before = (
         json.loads(page.evaluate("sessionStorage.getItem('atelier_draft')"))["upload"],
         server.cpu_seconds(),

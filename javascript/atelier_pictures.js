@@ -105,7 +105,7 @@
             await this.working(t("Reading the folder …"), async () => {
                 const said = await api("POST", "folder", { path });
                 this.begin(said.upload, said.folder || path);
-                await this.load(0);
+                this.take(said, 0);
             });
             this.lookOn();
         }
@@ -162,14 +162,19 @@
             // What is left out for its rights is known to those; everything else to the folder.
             const rule = this.only.startsWith(RIGHTS) && this.only.slice(RIGHTS.length);
             const said = await api("GET", rule ? `${this.rights.base}/rules/${rule}?whose=${this.rights.whose}&${part}` : `uploads/${this.upload}?${part}&only=${this.only}`);
-            this.shownTotal = said.total;
-            if (!this.only) this.total = said.total;
-            Object.assign(this, { counts: said.counts, leftOut: said.left_out, looked: said.looked, folder: said.folder });
-            this.shown = from ? [...this.shown, ...said.pictures] : said.pictures;
+            this.take(said, from);
             if (this.only && !said.total) {
                 this.only = "";
                 await this.load(0);
             }
+        }
+
+        // A part of the listing, from its place on.
+        take(said, from) {
+            this.shownTotal = said.total;
+            if (!this.only) this.total = said.total;
+            Object.assign(this, { counts: said.counts, leftOut: said.left_out, looked: said.looked, folder: said.folder });
+            this.shown = from ? [...this.shown, ...said.pictures] : said.pictures;
         }
 
         // The same pictures once more: in the language of now, or for another model.
@@ -183,7 +188,7 @@
             const { upload } = this;
             for (let left = 1; left && upload === this.upload; ) {
                 ({ left } = await api("POST", `uploads/${upload}/look`).catch(() => ({ left: 0 })));
-                if (upload === this.upload && !document.hidden) await this.reload();
+                if (upload === this.upload && (!left || !document.hidden)) await this.reload();
             }
         }
 
@@ -228,6 +233,7 @@
             } catch (error) {
                 this.clear();
             }
+            if (this.looked < this.total) this.lookOn();
         }
 
         // ------------------------------------------------------------------------------------------- drawing

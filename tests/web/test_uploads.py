@@ -232,6 +232,26 @@ def test_five_thousand_pictures_are_listed_without_looking_into_them(tmp_path, m
     assert len(looked) == 60  # and the second time none: what was seen is kept
 
 
+def test_pictures_are_told_by_their_headers_until_they_are_looked_into(tmp_path, monkeypatch):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a.png").write_bytes(png())
+    (source / "broken.png").write_bytes(b"x")
+    folder = PictureFolder(source, tmp_path / "cache")
+    monkeypatch.setattr(folders, "probe", lambda path, refusal: pytest.fail("looked into"))
+
+    listing = folder.listing(look=False)
+    monkeypatch.undo()
+
+    assert [(p.name, p.width, p.height, p.refused) for p in listing.pictures] == [
+        ("a.png", 80, 64, False),
+        ("broken.png", 0, 0, False),
+    ]
+    assert (listing.total, listing.looked, listing.counts) == (2, 0, {})
+    folder.look_on()
+    assert [picture.refused for picture in folder.listing(look=False).pictures] == [False, True]
+
+
 def test_a_changed_picture_is_looked_at_again(tmp_path):
     source = tmp_path / "source"
     source.mkdir()

@@ -1,4 +1,4 @@
-"""How a picture looks, in a few numbers: is it blurred, and which others are nearly the same. Pillow and numpy alone."""
+"""How a picture looks, in a few numbers: is it blurred, and which others are nearly the same. Needs no torch."""
 
 from __future__ import annotations
 

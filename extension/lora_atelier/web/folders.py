@@ -23,6 +23,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .. import atomic
 from ..datasets import looks
 from ..datasets.captions import read_caption
+from ..datasets.headers import read_size
 from ..errors import DataError, ExtensionError, Message, message
 from ..jobs.forms import PICTURE_SUFFIXES
 
@@ -121,11 +122,13 @@ class PictureFolder:
         side: int = 0,
         only: str = "",
         among: Collection[str] | None = None,
+        look: bool = True,
     ) -> Listing:
         """The pictures from ``start`` on, at most ``count``; ``only`` those with an issue of one kind, or "any"; or
         those ``among`` some names.
 
-        ``side`` is the size that the base model learns at: smaller pictures are said. Raises DataError.
+        ``side`` is the size that the base model learns at: smaller pictures are said. Without ``look`` pictures that
+        were never looked into are told by their headers, which takes a thousandth of the time. Raises DataError.
         """
         names, left_out = self.names(), self.left_out()
         known = self._looked_at(names, side)
@@ -137,16 +140,19 @@ class PictureFolder:
         start = max(0, start)
         chosen = names_shown[start : start + max(0, min(count, 500))]
         fresh = [name for name in chosen if name not in known]
-        for name in fresh:
-            self.picture(name)
-        if fresh:
-            known = self._looked_at(names, side)
+        told = known
+        if fresh and look:
+            for name in fresh:
+                self.picture(name)
+            told = known = self._looked_at(names, side)
+        elif fresh:
+            told = {**known, **{name: self._header(name) for name in fresh}}
         counts: dict[str, int] = {}
         for picture in known.values():
             for kind in {issue.kind for issue in picture.issues}:
                 counts[kind] = counts.get(kind, 0) + 1
         gone = tuple(name for name in self.all_names() if name in left_out)
-        shown = tuple(known[name] for name in chosen if name in known)
+        shown = tuple(told[name] for name in chosen if name in told)
         return Listing(
             total=len(names_shown),
             start=start,
@@ -177,6 +183,11 @@ class PictureFolder:
             known = {"mark": mark, **probe(path, self._refusal)}
             self._remember(name, known)
         return _picture(name, known, self.caption(name))
+
+    def _header(self, name: str) -> Picture:
+        """What is known of a picture before it is looked into; 0 × 0 pixels where its header can't be read."""
+        width, height = read_size(self.path(name), []) or (0, 0)
+        return Picture(name=name, width=width, height=height, caption=self.caption(name))
 
     def path(self, name: str) -> Path:
         """The file of one picture. Raises DataError unless it is one plain name of a file in this folder."""

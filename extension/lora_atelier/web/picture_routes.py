@@ -31,10 +31,11 @@ def add_pictures(api: APIRouter, services: Services) -> None:
 
     @api.post("/folder")
     async def open_folder(request: Request) -> Response:
+        """Show a folder of this machine; its pictures are looked into when they are asked for."""
         services.access.check_paths()
         path = str((await body(request)).get("path", ""))
         upload = await run_in_threadpool(uploads.open_folder, path)
-        listing = await run_in_threadpool(uploads.get(upload).listing)
+        listing = await run_in_threadpool(lambda: uploads.get(upload).listing(look=False))
         return answer(listing_json(upload, listing, services, language(request)))
 
     @api.get("/uploads/{upload}")
