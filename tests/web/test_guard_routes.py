@@ -9,6 +9,8 @@ from lora_atelier.rights.guard_log import GuardLog, LoraAt
 pytestmark = pytest.mark.torchfree
 
 NEAR = Near("momo", "07.png", 6, "whole", 12.0, 54.0)
+# The nearest one of an output that is like none.
+FAR = Near("momo", "03.png", 2, "whole", 101.0, 54.0)
 LORA = LoraAt("momo", "a" * 64, 0.0, 0.8)
 GUARD = "/lora-atelier/v1/guard"
 
@@ -18,7 +20,7 @@ def log(services):
     log = GuardLog(services.jobs.data_dir / "rights")
     pair = log.keep_pair("1-7", Image.new("RGB", (40, 20)))
     log.add("day/1-7.png", Finding("copy-like", NEAR, 9), [LORA], pair=pair)
-    log.add("day/2-8.png", Finding("nothing found", None, 9), [LORA])
+    log.add("day/2-8.png", Finding("nothing found", FAR, 9), [LORA])
     return log
 
 
@@ -27,7 +29,7 @@ def test_the_newest_pictures_come_first_with_a_sentence_each(client, log):
 
     assert (first["picture"], first["verdict"], first["near"]) == ("day/2-8.png", "nothing found", None)
     assert (second["verdict"], second["near"]["picture"], second["pair"]) == ("copy-like", "07.png", "1-7.png")
-    assert "copy-like" in second["sentence"]
+    assert "copy-like" in second["sentence"] and "No copy" in first["sentence"]
     assert second["loras"][0]["unet"] == 0.8
     assert client.get(f"{GUARD}/pairs/{second['pair']}").headers["content-type"] == "image/png"
     assert len(client.get(GUARD, params={"most": 1}).json()["pictures"]) == 1

@@ -80,7 +80,8 @@ def _shown(entry: Mapping[str, Any], lang: str) -> dict[str, Any]:
         sentence = guard_words.sentence([finding], names) if finding is not None else None
     except (KeyError, TypeError, ValueError):
         finding = None
-    near = finding.near if finding is not None else None
+    # The guard keeps the nearest training picture of every output; it came near only where the verdict says so.
+    near = finding.near if finding is not None and finding.verdict != "nothing found" else None
     return {
         "picture": str(entry.get("picture", "")),
         "time": str(entry.get("time", "")),
