@@ -92,7 +92,9 @@ SDNEXT = Kind(
     hires={**_HIRES, "hr_upscaler": "Latent Bilinear"},
     settings={"offline_mode": True, "sd_model_checkpoint": "Diffusers/first", "sdnq_dequantize_compile": False,
               "theme_type": "Standard", "lora_fuse_native": False, "lora_apply_te": True, "samples_format": "png",
-              "lora_add_hashes_to_infotext": True},
+              "lora_add_hashes_to_infotext": True,
+              # Otherwise it refuses more than sixty pictures a minute (429): a fast machine draws more of these.
+              "server_rate_limit": 0},
     restarts=True,
     switches={"listen": ("--listen",), "login": ("--auth", "user:word"), "subpath": ("--subpath", "/below"),
               "no queue": ("--disable-queue",), "frozen": ("--freeze",)},
