@@ -55,6 +55,10 @@
 
         tell() {
             this.draft.pictures.drawMarks();
+            // The plan is of those that are used.
+            const used = this.said && this.said.counts.included;
+            if (used !== this.used) this.draft.replan();
+            this.used = used;
             this.draft.tell();
         }
 
@@ -69,7 +73,7 @@
         // Looked at again where something changed that they depend on.
         follow() {
             const { upload, total, leftOut, counts } = this.draft.pictures;
-            const key = upload && JSON.stringify([upload, this.whose, total, leftOut.length, counts.caption, window.atelier.lang()]);
+            const key = upload && JSON.stringify([upload, this.whose, total, leftOut.length, counts.caption, counts.broken, counts.large, window.atelier.lang()]);
             if (key === this.key) return;
             if (!upload) {
                 this.asked += 1;

@@ -10,6 +10,7 @@ from tests.rights.fixtures import picture, xmp
 pytestmark = pytest.mark.browser
 
 LINE = "document.querySelector('.atelier-rights-line').textContent"
+PLAN = "document.querySelector('#atelier_plan').textContent"
 
 
 def drop(page, files):
@@ -84,6 +85,7 @@ def test_an_open_licence_is_asked_for_where_it_is_missing_and_one_picture_differ
 def test_a_prohibition_is_set_aside_only_with_a_name_and_a_reason(page, own, forbidden):
     drop(page, [*own, forbidden])
     page.select_option("#atelier_whose", "mine")
+    page.wait_for_function(f"{PLAN}.startsWith('2 of 3 pictures, ')")
     page.click('.atelier-rights-group[data-rule="reservation"] .atelier-link')
     page.wait_for_function("document.querySelectorAll('.atelier-tile').length === 1")
 
@@ -95,6 +97,7 @@ def test_a_prohibition_is_set_aside_only_with_a_name_and_a_reason(page, own, for
     page.keyboard.press("Enter")
 
     page.wait_for_function(f"{LINE}.includes('3 pictures are used: own work.')")
+    page.wait_for_function(f"{PLAN}.startsWith('3 pictures, ')")
 
 
 def test_the_guide_for_creators_is_one_click_away_in_the_readers_language(page):

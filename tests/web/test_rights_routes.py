@@ -207,3 +207,31 @@ def test_the_guide_speaks_the_readers_language(client):
     assert "LoRA とは何か" in client.get(f"{URL}/rights/guide", params={"lang": "ja"}).text
     assert "What a LoRA is" in client.get(f"{URL}/rights/guide", params={"lang": "en"}).text
     assert "LoRA とは何か" in client.get(f"{URL}/rights/guide", headers={"accept-language": "ja,en;q=0.5"}).text
+
+
+def planned(client, upload, whose="mine"):
+    asked = {"name": "momo", "trigger": "momo figure", "goal": "character", "whose": whose, "upload": upload}
+    return client.post(f"{URL}/plan", json={"form": asked}).json()
+
+
+def test_the_plan_is_of_the_pictures_that_are_used_and_says_of_how_many(client, rights, upload, folder):
+    (folder / "broken.png").write_bytes(b"x")
+    client.get(f"{URL}/uploads/{upload}")
+    rights()
+
+    refused = planned(client, upload)
+    rights("/override", names=["b.png"], by="Ada", reason="I drew it")
+    allowed = planned(client, upload)
+    (folder / "broken.png").unlink()
+    whole = planned(client, upload)
+
+    assert refused["sentence"].startswith("1 of 3 pictures, ") and refused["pictures"] == 1
+    assert allowed["sentence"].startswith("2 of 3 pictures, ") and allowed["pictures"] == 2
+    assert whole["sentence"].startswith("2 pictures, ")
+    assert planned(client, upload, whose="open-licence")["pictures"] == 0  # none has a licence
+
+
+def test_a_plan_of_a_folder_that_nobody_looked_at_reads_none_of_its_pictures(client, upload, monkeypatch):
+    monkeypatch.setattr("lora_atelier.rights.scanning._read", lambda path: pytest.fail("read"))
+
+    assert planned(client, upload)["pictures"] == 2

@@ -41,7 +41,8 @@ class Plan:
 
     ``memory`` is the most that is held at once, by part (``footprint.PARTS``), on the device that computes;
     ``free_bytes`` what that had free (0: the system does not say), ``disk_bytes`` the room that all files of the run
-    take. ``measured`` says that a dry run measured it.
+    take. ``measured`` says that a dry run measured it. ``given`` are the pictures that the person chose, where some of
+    them won't be trained on (0: all will).
     """
 
     pictures: int
@@ -54,10 +55,15 @@ class Plan:
     free_bytes: int = 0
     disk_bytes: int = 0
     measured: bool = False
+    given: int = 0
 
     def sentence(self) -> tuple[Message, ...]:
         """The plan in words, to be said one after the other."""
-        return (_counted(self.pictures, self.steps), _lasting(self.seconds, self.device), _sized(self.file_bytes))
+        return (
+            _counted(self.pictures, self.given, self.steps),
+            _lasting(self.seconds, self.device),
+            _sized(self.file_bytes),
+        )
 
     def memory_sentence(self) -> tuple[Message, ...]:
         """The memory in words, to be listed: how much, its parts from the largest on, what is free."""
@@ -114,7 +120,9 @@ class Plan:
             return None
 
 
-def _counted(pictures: int, steps: int) -> Message:
+def _counted(pictures: int, given: int, steps: int) -> Message:
+    if given > pictures:
+        return message("{pictures} of {given} pictures, {steps} steps,", pictures=pictures, given=given, steps=steps)
     if pictures == 1:
         return message("1 picture, {steps} steps,", steps=steps)
     return message("{pictures} pictures, {steps} steps,", pictures=pictures, steps=steps)

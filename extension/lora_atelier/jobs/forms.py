@@ -27,7 +27,9 @@ class JobForm:
     """What a person fills in; ``pictures`` is the folder. ``keep_pictures`` puts a copy into the run's directory.
 
     ``left_out`` are names of files in it that are not used, ``captions`` replace those of its files; either makes a
-    copy too, so that the folder stays as it is. ``changes`` are single settings by place (see ``overlay``).
+    copy too, so that the folder stays as it is. ``refused`` are names of files that are known not to be trained on, for
+    their rights or because they can't be read: they are not counted. ``changes`` are single settings by place (see
+    ``overlay``).
     """
 
     name: str
@@ -42,9 +44,15 @@ class JobForm:
     sample_prompts: tuple[str, ...] = ()
     left_out: frozenset[str] = frozenset()
     captions: Mapping[str, str] = field(default_factory=dict)
+    refused: frozenset[str] = frozenset()
     changes: Mapping[str, Any] = field(default_factory=dict)
     engine: str = "native"
     checkout: Path | None = None
+
+    @property
+    def unused(self) -> frozenset[str]:
+        """Names of files in the folder that won't be trained on."""
+        return self.left_out | self.refused
 
 
 @dataclass(frozen=True)
@@ -199,7 +207,7 @@ def _subsets(form: JobForm) -> tuple[SubsetConfig, ...]:
     own = SubsetConfig(image_dir=str(form.pictures or ""), class_tokens=form.trigger.strip())
     if form.regularisation is None:
         return (own,)
-    pictures, others = count(form.pictures, [], form.left_out), count(form.regularisation, [])
+    pictures, others = count(form.pictures, [], form.unused), count(form.regularisation, [])
     repeats = max(1, round(_SHOWN_PER_REGULARISATION * others / max(1, pictures)))
     return (
         dataclasses.replace(own, num_repeats=repeats),

@@ -101,7 +101,9 @@ class Measuring:
                 return State("running", stage, done, total)
             try:
                 # The trainer counts pictures that keep what the model knows as well.
-                self._known[self._key] = dataclasses.replace(self._dry.plan(), pictures=self._dry.before.pictures)
+                self._known[self._key] = dataclasses.replace(
+                    self._dry.plan(), pictures=self._dry.before.pictures, given=self._dry.before.given
+                )
                 self._ended = State("done")
             except ExtensionError as error:
                 self._ended = State("failed", error=error)

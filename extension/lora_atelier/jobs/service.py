@@ -79,7 +79,8 @@ class Jobs:
         notices: list[Notice] = []
         name = self._name(form, notices)
         forms.check_words(form, notices)
-        pictures = forms.count(form.pictures, notices, form.left_out)
+        given = forms.count(form.pictures, notices, form.left_out)
+        pictures = forms.count(form.pictures, [], form.unused) if form.refused else given
         info = forms.look_at_model(form.base_model, notices)
         plain = config = plan = None
         if info is not None and form.goal in GOALS and form.quality in QUALITIES:
@@ -88,6 +89,7 @@ class Jobs:
             config, wrong = overlay.changed(plain, form.changes)
             notices += [Notice(each) for each in wrong]
             plan = estimate.estimate(config, info, pictures=pictures, rates=self.rates, device=device)
+            plan = dataclasses.replace(plan, given=given if given > pictures else 0)
             self._check_room(plan, notices)
             self._check_settings(form, config, info, notices)
         self._check_folder(notices)

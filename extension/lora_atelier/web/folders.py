@@ -232,6 +232,12 @@ class PictureFolder:
 
     # ------------------------------------------------------------------------------------------- marks
 
+    def unreadable(self) -> frozenset[str]:
+        """Names of files that are no pictures which can be read, among those that were looked into."""
+        with self._lock:
+            known = self._load()
+            return frozenset(name for name, entry in known.items() if entry["refused"] and not entry["width"])
+
     def left_out(self) -> frozenset[str]:
         """Names of files that the person took out of the training."""
         return frozenset(str(name) for name in self._marks().get("left_out", []))

@@ -35,11 +35,13 @@ def read_form(data: Mapping[str, Any], services: Services) -> JobForm:
     def word(name: str, default: str = "") -> str:
         return str(given.get(name) or default)
 
-    pictures, own, left_out, captions = None, False, frozenset[str](), dict[str, str]()
+    pictures, own, left_out, captions, refused = None, False, frozenset[str](), dict[str, str](), frozenset[str]()
+    whose = word("whose", WHOSE_UNSAID)
     if word("upload"):
         folder = services.uploads.get(word("upload"))
         pictures, own = folder.source, services.uploads.is_own(word("upload"))
         left_out, captions = folder.left_out(), folder.captions()
+        refused = services.desk.refused(word("upload"), whose)
     elif word("folder"):
         services.access.check_paths()
         pictures = services.uploads.get(services.uploads.open_folder(word("folder"))).source
@@ -60,7 +62,7 @@ def read_form(data: Mapping[str, Any], services: Services) -> JobForm:
         name=word("name") or name,
         trigger=word("trigger") or trigger,
         goal=word("goal", "character"),
-        whose=word("whose", WHOSE_UNSAID),
+        whose=whose,
         pictures=pictures,
         base_model=Path(base_model),
         quality=word("quality", "good"),
@@ -68,6 +70,7 @@ def read_form(data: Mapping[str, Any], services: Services) -> JobForm:
         regularisation=services.regularisation(info) if info is not None else None,
         left_out=left_out,
         captions=captions,
+        refused=refused,
         changes=changes,
         engine=engine,
         checkout=Path(word("checkout")) if word("checkout") else None,

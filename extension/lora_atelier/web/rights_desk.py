@@ -18,7 +18,7 @@ from ..rights.overview import Overview, overview
 from ..rights.signals_verified import Verifier
 from ..rights.store import Store
 from .folders import PictureFolder
-from .services import Services
+from .uploads import Uploads
 
 # How long one answer may look through a folder; the page asks again for the rest.
 LOOK_S = 2.0
@@ -28,26 +28,28 @@ _EVIDENCE_FIELDS = ("kind", "valid_from", "valid_until", "territory")
 class Desk:
     """The ledgers of the folders that pages know of. What changes one waits until it was looked through to its end."""
 
-    def __init__(self, services: Services) -> None:
-        self.services = services
-        self.data_dir = services.jobs.data_dir
+    def __init__(self, uploads: Uploads, data_dir: Path) -> None:
+        self.uploads = uploads
+        self.data_dir = data_dir
         self.store = Store(self.data_dir)
         self.helper = Helper()
         # Two looks at once would each add events of their own to one history.
         self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
         # What the store has of each: every change is an event more.
         self._kept: dict[str, tuple[str, int]] = {}
+        # How each stood when it was last looked at.
+        self._seen: dict[str, FolderLedger] = {}
 
     def folder(self, upload: str) -> PictureFolder:
         """The pictures of one upload. Raises DataError if there is none of this id."""
-        return self.services.uploads.get(upload)
+        return self.uploads.get(upload)
 
     def ledger(self, upload: str, seconds: float = LOOK_S) -> FolderLedger:
         """The ledger of a folder after a fresh look of so many seconds. Raises DataError, RightsError."""
         folder = self.folder(upload)
         return scanning.scan(
             folder.source,
-            folder.names(),
+            self._readable(folder),
             store=self.store,
             captions=lambda path: folder.caption(path.name),
             seconds=seconds,
@@ -83,7 +85,22 @@ class Desk:
             if not ledger.unread and self._kept.get(upload) != mark:
                 self.store.put(ledger, self.folder(upload).source)
                 self._kept[upload] = mark
+            self._seen[upload] = ledger
         return overview(ledger, whose=whose if whose in BASES else "mine"), ledger
+
+    def refused(self, upload: str, whose: str) -> frozenset[str]:
+        """Names of pictures that won't be trained on under ``whose``: by their rights as they were last looked at, or
+        because they can't be read. Raises DataError, RightsError."""
+        folder = self.folder(upload)
+        # Less than no time: what is known from before is found, and nothing is read.
+        ledger = self._seen.get(upload) or self.ledger(upload, seconds=-1)
+        rows = overview(ledger, whose=whose if whose in BASES else "mine").rows
+        out = {row.name for row in rows if not row.decision.included}
+        return frozenset(out | folder.unreadable())
+
+    def _readable(self, folder: PictureFolder) -> list[str]:
+        unreadable = folder.unreadable()
+        return [name for name in folder.names() if name not in unreadable]
 
     def attach(self, upload: str, said: dict[str, str], data: bytes) -> None:
         """Seal a document and note it for the folder, or for the ``picture`` in ``said``. Raises RightsError."""
@@ -111,14 +128,14 @@ class Desk:
             folder, ledger = self.folder(upload), self.complete(upload)
             self.store.put(ledger, folder.source)
             names = [name for name in folder.all_names() if folder.picture(name).width]
-            copies = self.services.uploads.copies_of(upload)
+            copies = self.uploads.copies_of(upload)
             made = stripping.strip_folder(folder.source, copies.source, names)
             copied = _copied_names(copies.source, names)
             copies.take_marks(folder, copied)
             if ledger.statement or any(one.said or one.override for one in ledger.entries.values()):
                 self._carry(ledger, copies, copied)
         return {
-            "upload": self.services.uploads.copies_id(upload),
+            "upload": self.uploads.copies_id(upload),
             "undo": upload,
             "pictures": made.pictures,
             "changed": made.changed,
@@ -126,9 +143,9 @@ class Desk:
 
     def undo(self, upload: str) -> str:
         """Delete the copies that were made of ``upload``, and go back to it. Raises RightsError if there are none."""
-        copies = self.services.uploads.copies_id(upload)
-        stripping.undo(self.services.uploads.folder / copies / "pictures")
-        self.services.uploads.forget(copies)
+        copies = self.uploads.copies_id(upload)
+        stripping.undo(self.uploads.folder / copies / "pictures")
+        self.uploads.forget(copies)
         return upload
 
     def _carry(self, ledger: FolderLedger, copies: PictureFolder, copied: dict[str, str]) -> None:

@@ -18,7 +18,7 @@ from ..rights.licences import normalise
 from .access import RefusedError
 from .answers import HEADERS, answer, body, language, number
 from .picture_routes import listing_json
-from .rights_desk import Desk, items, said_by, stated
+from .rights_desk import items, said_by, stated
 from .rights_json import licence_json, overview_json, row_json
 from .services import Services
 
@@ -49,7 +49,7 @@ def add_rights(api: APIRouter, services: Services) -> None:
 
 
 def _add_folders(api: APIRouter, services: Services) -> None:
-    desk = Desk(services)
+    desk = services.desk
 
     def shown(upload: str, request: Request) -> dict[str, Any]:
         """The overview as the page shows it, ``from`` and ``count`` of its rows."""

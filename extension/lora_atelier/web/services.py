@@ -22,6 +22,7 @@ from ..rights import signals
 from .access import Access
 from .gpu import why_it_waits
 from .loads import loads
+from .rights_desk import Desk
 from .uploads import Uploads
 
 
@@ -44,6 +45,7 @@ class Services:
     # Made of ``jobs`` where none are given.
     queue: Queue = field(default=None)  # type: ignore[assignment]
     measuring: Measuring = field(default=None)  # type: ignore[assignment]
+    desk: Desk = field(default=None)  # type: ignore[assignment]
     regularisation: Callable[[ModelInfo], Path | None] = lambda info: None
     loads: Callable[[Path], tuple[Message, bool]] | None = None
     refresh_adapters: Callable[[], None] = lambda: None
@@ -57,6 +59,8 @@ class Services:
             object.__setattr__(self, "queue", Queue(self.jobs))
         if self.measuring is None:
             object.__setattr__(self, "measuring", Measuring(self.jobs))
+        if self.desk is None:
+            object.__setattr__(self, "desk", Desk(self.uploads, self.jobs.data_dir))
 
     def start(self) -> None:
         """Let threads see to what waits and to what trainings want drawn."""
