@@ -27,7 +27,7 @@
                 if (!rows.has(key)) rows.set(key, { prompt: sample.prompt, trigger: sample.trigger, samples: new Map() });
                 rows.get(key).samples.set(sample.step, sample);
             }
-            return [...rows.entries()].sort(([one], [other]) => one[0].localeCompare(other[0])).map(([, row]) => row);
+            return [...rows.values()].sort((one, other) => other.trigger - one.trigger);
         }
 
         steps() {

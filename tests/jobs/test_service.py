@@ -40,9 +40,36 @@ def test_a_form_becomes_a_run_that_the_trainer_can_read(jobs, form, pictures, tm
     assert dataset.resolution == (128, 128)
     assert config.model.v_parameterization
     assert config.output.name == "momo" and config.output.folder == str(tmp_path / "data" / "loras")
-    assert config.sampling.prompts[0].startswith("momo --w 128")
+    assert config.sampling.prompts[0].startswith("momo figure --w 128")  # a caption, which makes the better preview
+    assert config.sampling.prompts[1].startswith("momo --w 128")
     assert (job.name, job.whose, job.trigger, job.family) == ("momo", "mine", "momo", "toy")
     assert jobs.view(run).status == "waiting"
+
+
+@pytest.mark.parametrize(
+    ("captions", "changes", "prompts"),
+    [
+        ({"1": "a cat, red hat"}, {}, ["momo, a cat, red hat", "momo"]),
+        ({"1": "Momo on a wall\nanother line", "0": " "}, {}, ["Momo on a wall", "momo"]),
+        ({"1": "momo"}, {}, ["momo"]),
+        ({}, {}, ["momo"]),
+        ({"0": "a --w 9999 trap", "1": "momo sits"}, {}, ["momo sits", "momo"]),
+        ({"0": "momo stands", "1": "momo sits"}, {"left_out": frozenset({"0.png"})}, ["momo sits", "momo"]),
+        ({"0": "momo stands", "1": "momo sits"}, {"refused": frozenset({"0.png"})}, ["momo sits", "momo"]),
+        ({"0": "momo stands"}, {"captions": {"0.png": "momo runs"}}, ["momo runs", "momo"]),
+        ({"0": "momo stands"}, {"sample_prompts": ("a house",)}, ["a house"]),
+        ({"0": "momo stands"}, {"pictures": None}, ["momo"]),
+    ],
+)
+def test_samples_show_the_trigger_and_one_pictures_caption(jobs, form, pictures, captions, changes, prompts):
+    for path in pictures.glob("*.txt"):
+        path.unlink()
+    for name, text in captions.items():
+        (pictures / f"{name}.txt").write_text(text, encoding="utf-8")
+
+    config = jobs.propose(change(form, **changes)).config
+
+    assert [line.partition(" --w ")[0] for line in config.sampling.prompts] == prompts
 
 
 def test_dropped_pictures_are_kept_with_the_run(jobs, form, pictures):

@@ -253,7 +253,8 @@ def test_a_run_that_may_end_early_ends_with_its_best_weights_also_after_a_stop(
 
 
 def test_the_first_and_the_last_samples_have_one_without_the_trigger(tmp_path, tiny_model_folder, pictures):
-    sampling = SamplingConfig(prompts=("a momo, red --w 64 --h 64 --s 1",), every_n_steps=3)
+    prompts = ("a momo, red --w 64 --h 64 --s 1", "a momo --w 64 --h 64 --s 1")
+    sampling = SamplingConfig(prompts=prompts, every_n_steps=3)
     made = make(tmp_path / "run", tiny_model_folder, pictures, sampling=sampling)
 
     assert run(made) == FINISHED
@@ -261,10 +262,13 @@ def test_the_first_and_the_last_samples_have_one_without_the_trigger(tmp_path, t
     drawn = [(sample.step, sample.prompt, sample.trigger, sample.file) for sample in told(made, events.Sampled)]
     assert drawn == [
         (0, "a momo, red", True, "step-000000-01.png"),
-        (0, "a, red", False, "step-000000-02.png"),
+        (0, "a momo", True, "step-000000-02.png"),
+        (0, "a", False, "step-000000-03.png"),
         (3, "a momo, red", True, "step-000003-01.png"),
+        (3, "a momo", True, "step-000003-02.png"),
         (6, "a momo, red", True, "step-000006-01.png"),
-        (6, "a, red", False, "step-000006-02.png"),
+        (6, "a momo", True, "step-000006-02.png"),
+        (6, "a", False, "step-000006-03.png"),
     ]
     assert (made / "samples" / "step-000006-01.png").read_bytes() == (made / "loras" / "momo.png").read_bytes()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from lora_atelier.adapters import file as adapter_file
-from lora_atelier.config import LossConfig, NetworkConfig, OutputConfig, ScheduleConfig
+from lora_atelier.config import LossConfig, NetworkConfig, OutputConfig, SamplingConfig, ScheduleConfig
 from lora_atelier.models import load
 from lora_atelier.models.layers import target_layers
 from lora_atelier.trainer.network import LoraNetwork
@@ -46,9 +46,16 @@ def test_the_file_has_kohyas_keys_dtypes_alpha_and_hashes(tmp_path, tiny_model_f
 
 def test_nothing_private_is_in_the_file_but_the_answer_and_counts_are(tmp_path, tiny_model_folder, pictures):
     (pictures / "0.txt").write_text("a very secret caption", encoding="utf-8")
-    made = helpers.make(tmp_path / "run", tiny_model_folder, pictures, schedule=ScheduleConfig(steps=1))
+    # What the page proposes: a caption as a prompt, whose picture becomes the card's.
+    sampling = SamplingConfig(prompts=("momo, a very secret caption --w 64 --h 64 --s 1",))
+    made = helpers.make(
+        tmp_path / "run", tiny_model_folder, pictures, schedule=ScheduleConfig(steps=1), sampling=sampling
+    )
     assert run(made) == FINISHED
 
+    files = sorted((made / "loras").iterdir())
+    assert [path.name for path in files if b"secret" in path.read_bytes()] == []
+    assert made / "loras" / "momo.png" in files
     said = adapter_file.read(made / "loras" / "momo.safetensors").metadata
     rights = json.loads(said["atelier_rights"])
     text = json.dumps(said, ensure_ascii=False)

@@ -6,7 +6,7 @@ import codecs
 from dataclasses import dataclass
 from pathlib import Path
 
-_ENDINGS = (".txt", ".caption")
+CAPTION_SUFFIXES = (".txt", ".caption")
 # sd-scripts' face detection names pictures name_x_y_w_h; their caption may lie beside "name".
 _FACE_NUMBERS = 4
 
@@ -30,7 +30,7 @@ def find_caption(picture: Path, extension: str) -> Caption | None:
     The asked-for ending comes first, then the usual ones.
     """
     for stem in _stems(picture):
-        for ending in dict.fromkeys((extension, *_ENDINGS)):
+        for ending in dict.fromkeys((extension, *CAPTION_SUFFIXES)):
             path = picture.with_name(stem + ending)
             try:
                 text, encoding = decode_named(path.read_bytes())

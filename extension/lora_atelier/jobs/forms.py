@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import GOALS, QUALITIES, DataConfig, ModelConfig, SamplingConfig, SubsetConfig, TrainConfig, recipe
+from ..datasets.captions import CAPTION_SUFFIXES, read_caption
 from ..datasets.checks import common_trigger
 from ..errors import ModelError, Problem, problem
 from ..models.detect import ModelInfo, inspect
@@ -218,5 +219,34 @@ def _subsets(form: JobForm) -> tuple[SubsetConfig, ...]:
 def _sample_prompts(form: JobForm, info: ModelInfo) -> tuple[str, ...]:
     side = info.resolution
     scale = 3 if info.family == "toy" else 7
-    prompts = form.sample_prompts or (form.trigger.strip(),)
+    trigger = form.trigger.strip()
+    # The first one's newest picture is the LoRA's preview: a bare word leaves too much open to show what was learned.
+    prompts = form.sample_prompts or (_with_trigger(_a_caption(form), trigger), trigger)
     return tuple(f"{text} --w {side} --h {side} --d 1 --s 20 --l {scale}" for text in prompts if text)
+
+
+def _with_trigger(caption: str, trigger: str) -> str:
+    """A caption as a prompt that calls what is learned; "" where it says no more than the trigger."""
+    if caption.casefold() in ("", trigger.casefold()):
+        return ""
+    return caption if trigger.casefold() in caption.casefold() else f"{trigger}, {caption}"
+
+
+def _a_caption(form: JobForm) -> str:
+    """The caption of the first picture in use that has one which can be a prompt; "" if there is none."""
+    folder = form.pictures
+    try:
+        names = sorted(path.name for path in folder.iterdir()) if folder is not None else []
+    except OSError:
+        return ""
+    captioned = {Path(name).stem for name in names if Path(name).suffix.lower() in CAPTION_SUFFIXES}
+    for name in names:
+        if folder is None or Path(name).suffix.lower() not in PICTURE_SUFFIXES or name in form.unused:
+            continue
+        text = form.captions.get(name)
+        if text is None and Path(name).stem in captioned:
+            text = read_caption(folder / name, ".txt")
+        # What looks like an option of a prompt's line would be read as one.
+        if text and not re.search(r"(^|\s)--\w", text):
+            return " ".join(text.split())
+    return ""

@@ -43,11 +43,13 @@ class Gallery:
         self.preview = pictures[-1] if pictures else None
 
     def show(self, step: int, *, bleed: bool = False) -> None:
-        """Draw each prompt, with ``bleed`` also the first one that has the trigger without it."""
+        """Draw each prompt, with ``bleed`` also the shortest one that has the trigger without it."""
         sampling, trigger = self.this.config.sampling, self.this.job.trigger
         prompts = [samples.parse(line, sampler=sampling.sampler) for line in sampling.prompts]
         plain = [samples.without_trigger(prompt, trigger) for prompt in prompts] if bleed else []
-        shown = [*prompts, *[each for each in plain if each is not None][:1]]
+        # What else a prompt says may rightly look like what was learned.
+        bare = sorted((each for each in plain if each is not None), key=lambda prompt: len(prompt.text))
+        shown = [*prompts, *bare[:1]]
         wanted = [
             Wanted(step, self._folder / f"step-{step:06d}-{number:02d}.png", prompt, number <= len(prompts))
             for number, prompt in enumerate(shown, 1)

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from .. import atomic
-from ..datasets.captions import decode
+from ..datasets.captions import CAPTION_SUFFIXES, decode
 from ..errors import DataError, Message, message
 from ..jobs.forms import PICTURE_SUFFIXES
 from ..jobs.names import fresh_name
@@ -28,10 +28,9 @@ from .folders import Issue, Picture, PictureFolder, Refusal, is_picture_name, pr
 MAX_FILE_BYTES = 200_000_000
 MAX_ARCHIVE_BYTES = 20_000_000_000
 MAX_ARCHIVE_FILES = 50_000
-_CAPTION_SUFFIXES = (".txt", ".caption")
 # What rights/signals_sidecar.py reads beside pictures, and the record of rights itself.
 _RIGHTS_SUFFIXES = (".xmp", ".json", ".jsonl", ".headers", ".html", ".htm", ".har", ".xml")
-_WITH_PICTURES = (*_CAPTION_SUFFIXES, *_RIGHTS_SUFFIXES)
+_WITH_PICTURES = (*CAPTION_SUFFIXES, *_RIGHTS_SUFFIXES)
 _RIGHTS_BYTES = 64_000_000
 _CAPTION_BYTES = 64_000
 # What an upload must leave free: the training itself, and the person's other programs, need room as well.
@@ -160,7 +159,7 @@ class Uploads:
             _require_room(self.folder, stream)
             if suffix == ".zip":
                 return self._archive(folder, name, stream)
-            if suffix in _CAPTION_SUFFIXES:
+            if suffix in CAPTION_SUFFIXES:
                 return _take_caption(folder, name, stream)
             if suffix in PICTURE_SUFFIXES:
                 return _take_picture(folder, name, stream)
@@ -284,7 +283,7 @@ def _take_members(folder: PictureFolder, archive: zipfile.ZipFile) -> Iterator[R
         yield received
     for member in members:
         stem = renamed.get(PurePosixPath(member.filename).with_suffix(""))
-        if member.filename.lower().endswith(_CAPTION_SUFFIXES) and stem is not None:
+        if member.filename.lower().endswith(CAPTION_SUFFIXES) and stem is not None:
             with archive.open(member) as stream:
                 yield _take_caption(folder, f"{stem}.txt", stream)
         elif PurePosixPath(member.filename).suffix.lower() in _RIGHTS_SUFFIXES:
