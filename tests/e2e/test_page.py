@@ -198,7 +198,7 @@ def test_the_page_speaks_japanese_when_it_is_asked_to(page):
 
     page.get_by_role("button", name="日本語").last.click()
 
-    page.wait_for_selector("text=誰の画像ですか?")
+    page.wait_for_selector("text=誰の画像ですか？")
     assert page.inner_text("#atelier_train") == "学習する"
     page.get_by_role("tab", name="txt2img").click()
     page.wait_for_selector("text=ネガティブプロンプト")
