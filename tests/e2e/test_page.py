@@ -1,6 +1,7 @@
 """The page as a person meets it: what it says to wrong input, and that nothing is lost."""
 
 import io
+import os
 import re
 import shutil
 import time
@@ -180,6 +181,25 @@ def test_a_folder_of_5000_pictures_is_accepted_and_the_plan_says_how_long(page, 
     assert "5000 pictures" in page.inner_text("#atelier_count")
     assert page.locator(".atelier-tile").count() <= 120
     assert page.locator("#atelier_train").is_enabled()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such names there")
+def test_html_in_the_names_and_captions_of_a_folder_is_text(page, tmp_path):
+    name = "<img src=x onerror='window.hacked=1'>"
+    Image.effect_noise((96, 96), 80).convert("RGB").save(tmp_path / f"{name}.png")
+    (tmp_path / f"{name}.txt").write_text("<script>window.hacked=1</script>", encoding="utf-8")
+    open_tab(page)
+
+    page.click("#atelier_type_path")
+    page.fill("#atelier_folder", str(tmp_path))
+    page.click("#atelier_open_folder")
+    page.wait_for_function("document.querySelector('#atelier_thumbnails').textContent.includes('<script>')")
+    page.click(".atelier-tile-open")
+    page.wait_for_selector("dialog[open]")
+
+    assert name in page.inner_text("dialog")
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("img[src='x']").count() == 0
 
 
 def test_a_folder_that_is_not_there_is_a_sentence(page):

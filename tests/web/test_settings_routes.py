@@ -10,6 +10,7 @@ pytest.importorskip("httpx")
 from tests.web.conftest import connect, png  # noqa: E402
 
 from lora_atelier.config_files import parse_toml  # noqa: E402
+from lora_atelier.jobs import overlay  # noqa: E402
 from lora_atelier.web.access import Access  # noqa: E402
 
 V1 = "/lora-atelier/v1"
@@ -150,6 +151,8 @@ def test_from_outside_no_setting_names_a_path_a_program_or_an_argument(services,
         {"optimizer.optimizer": "os.system"},
         {"network.network_args": ["a=b"]},
         {"subset.conditioning_data_dir": "/"},
+        {"output.metadata_thumbnail": "/home/me/private.png"},
+        {"output.log_prefix": "../../"},
     ):
         for route in ("plan", "runs"):
             assert remote.post(f"{V1}/{route}", json=asked(**changes)).status_code == 403
@@ -157,6 +160,43 @@ def test_from_outside_no_setting_names_a_path_a_program_or_an_argument(services,
     for route in ("plan", "runs", "measure"):
         assert remote.post(f"{V1}/{route}", json=body).status_code == 403
     assert Access(remote=True).remote
+    own = asked(**{"output.metadata_thumbnail": "data:image/png;base64,AA=="})
+    assert remote.post(f"{V1}/plan", json=own).status_code == 200
+
+
+# Free texts that are neither opened as files nor given to a program as its arguments.
+WORDS = {
+    "output.log_tracker_name", "output.wandb_run_name", "output.comment", "output.metadata_title",
+    "output.metadata_author", "output.metadata_description", "output.metadata_license", "output.metadata_tags",
+    "output.metadata_usage_hint", "output.metadata_merged_from", "output.metadata_trigger_phrase",
+    "output.metadata_preprocessor", "output.metadata_is_negative_embedding", "network.down_lr_weight",
+    "network.mid_lr_weight", "network.up_lr_weight", "sampling.sampler", "sampling.prompts",
+    "subset.caption_separator", "subset.keep_tokens_separator", "subset.secondary_separator", "subset.caption_prefix",
+    "subset.caption_suffix", "optimizer.optimizer_args",
+}  # fmt: skip
+# Refused to everybody where it holds a folder.
+ENDINGS = {"subset.caption_extension"}
+
+
+def test_from_outside_every_other_free_text_is_refused(services, asked):
+    """A new setting that takes text belongs into one of the lists here, or is refused."""
+    remote = connect(dataclasses.replace(services, access=dataclasses.replace(services.access, remote=True)))
+    free = {
+        place
+        for place, f in overlay.all_fields()
+        if place not in overlay.OF_THE_JOB and "str" in str(f.type) and not f.metadata.get("choices")
+    }
+
+    assert free >= WORDS | ENDINGS
+    for place in free - WORDS - ENDINGS - {"optimizer.optimizer"}:
+        assert remote.post(f"{V1}/plan", json=asked(**{place: "/x/y.z"})).status_code == 403, place
+
+
+@pytest.mark.parametrize("ending", ["/../../etc/passwd", "\\..\\secret.txt", ":stream"])
+def test_captions_come_from_beside_the_pictures(client, asked, ending):
+    said = plan(client, asked, **{"subset.caption_extension": ending})
+
+    assert [one["field"] for one in said["problems"] if one["blocking"]] == ["subset.caption_extension"]
 
 
 @pytest.mark.parametrize("rule", ["remote", "hides_paths"])

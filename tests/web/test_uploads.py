@@ -148,6 +148,39 @@ def test_an_archive_that_lies_about_its_size_stops_at_the_limit(uploads, upload,
     assert files(uploads, upload) == []
 
 
+def test_the_limits_are_200_megabytes_and_200_megapixels_and_hold_for_a_single_file(uploads, upload, monkeypatch):
+    assert (module.MAX_FILE_BYTES, folders.MAX_PIXELS) == (200_000_000, 200_000_000)
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 1000)
+
+    (picture,) = take(uploads, upload, "a.png", png() + bytes(2000)).pictures
+
+    assert picture.refused and "larger than" in str(picture.problems[0])
+    assert files(uploads, upload) == []
+
+
+def test_a_link_in_an_archive_is_not_followed(uploads, upload, tmp_path):
+    (tmp_path / "outside.png").write_bytes(png())
+    link = zipfile.ZipInfo("link.png")
+    link.external_attr = 0o120777 << 16  # as Info-ZIP stores a symbolic link: its target is its content
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as out:
+        out.writestr(link, str(tmp_path / "outside.png"))
+    data.seek(0)
+
+    (picture,) = uploads.receive(upload, "links.zip", data).pictures
+
+    assert picture.refused and files(uploads, upload) == []
+
+
+def test_an_archive_whose_members_say_too_much_is_not_unpacked(uploads, upload, monkeypatch):
+    monkeypatch.setattr(module, "MAX_ARCHIVE_BYTES", len(png()) + 1)
+
+    received = uploads.receive(upload, "all.zip", archive(**{"a.png": png(), "b.png": png()}))
+
+    assert "too much" in str(received.problems[0])
+    assert files(uploads, upload) == []
+
+
 def test_an_archive_with_too_many_files_is_not_unpacked(uploads, upload, monkeypatch):
     monkeypatch.setattr(module, "MAX_ARCHIVE_FILES", 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -95,6 +96,12 @@ class SubsetConfig:
         yield from checked(where, self)
         if self.is_reg and self.metadata_file:
             yield problem(f"{where}.is_reg", "Regularisation pictures can't come from a metadata file; give a folder.")
+        if re.search(r"[/\\\0:]", self.caption_extension):
+            yield problem(
+                f"{where}.caption_extension",
+                "Caption files can't end in “{ending}”: give an ending like .txt, without a folder.",
+                ending=self.caption_extension,
+            )
         if not self.caption_separator:
             yield problem(f"{where}.caption_separator", "There is no separator of tags; a comma is usual.")
         for name in ("secondary_separator", "keep_tokens_separator"):

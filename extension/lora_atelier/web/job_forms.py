@@ -78,7 +78,7 @@ def read_form(data: Mapping[str, Any], services: Services) -> JobForm:
 
 
 # Settings that hold paths of this machine, or arguments that a program takes as they are.
-_PATHS = ("model.vae", "model.base_weights", "network.network_weights", "output.logging_dir",
+_PATHS = ("model.vae", "model.base_weights", "network.network_weights", "output.logging_dir", "output.log_prefix",
           "subset.conditioning_data_dir")  # fmt: skip
 _ARGUMENTS = (
     "network.network_args", "optimizer.optimizer_args", "output.log_with", "schedule.lr_scheduler_args",
@@ -89,7 +89,9 @@ _ARGUMENTS = (
 def _check_changed_paths(changes: Mapping[str, Any], services: Services) -> None:
     """Raise RefusedError where a stranger names a path, a program or its arguments."""
     dotted = "." in str(changes.get("optimizer.optimizer", ""))
-    if dotted or any(changes.get(place) for place in (*_PATHS, *_ARGUMENTS)):
+    # A picture as text is one that the page sent itself.
+    picture_file = not str(changes.get("output.metadata_thumbnail") or "data:").startswith("data:")
+    if dotted or picture_file or any(changes.get(place) for place in (*_PATHS, *_ARGUMENTS)):
         services.access.check_paths()
 
 
