@@ -235,6 +235,11 @@
         look();
     }
 
+    // Names of models are names; only our own has one in each language.
+    function modelTitle(title) {
+        return title === "LoRA Atelier's embedded model" ? t("LoRA Atelier's embedded model") : title;
+    }
+
     async function start() {
         await session();
         await setLanguage(preferred());
@@ -264,6 +269,7 @@
         languages,
         dress,
         storage,
+        modelTitle,
         whenThere,
         setLanguage,
         PREFIX,

@@ -180,7 +180,8 @@
         // The same pictures once more: in the language of now, or for another model.
         async reload() {
             if (!this.upload) return;
-            await this.working("", () => this.load(0, Math.min(500, Math.max(this.shown.length, PAGE))));
+            // The same pictures will be trained on: nobody has to wait for it.
+            await this.working("", () => this.load(0, Math.min(500, Math.max(this.shown.length, PAGE))), 0);
         }
 
         // A folder that was opened by its path is looked into bit by bit, so that blurred and doubled pictures are known.
@@ -207,9 +208,9 @@
         }
 
         // One thing after the other: two drops at once would otherwise begin two collections.
-        working(text, work) {
-            this.busy += 1;
-            this.onchange();
+        working(text, work, busy = 1) {
+            this.busy += busy;
+            if (busy) this.onchange();
             this.line = this.line.then(async () => {
                 this.error = null;
                 if (text) this.say(text);
@@ -218,7 +219,7 @@
                 } catch (error) {
                     this.error = error;
                 }
-                this.busy -= 1;
+                this.busy -= busy;
                 this.draw();
                 this.onchange();
             });

@@ -48,7 +48,16 @@
                     ...steps.map((step) => el("td", {}, row.samples.has(step) && this.cell(row.samples.get(step), () => lightbox(pictures, all.indexOf(row.samples.get(step))))))
                 )
             );
-            return el("div", { class: "atelier-samples", id: "atelier_samples", tabindex: 0, role: "region", "aria-label": t("Samples") }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...body)));
+            return this.scrolled(el("div", { class: "atelier-samples", id: "atelier_samples", tabindex: 0, role: "region", "aria-label": t("Samples") }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...body))));
+        }
+
+        // Where not all columns have room the newest is what is seen, unless somebody looked at earlier ones.
+        scrolled(region) {
+            const { shown } = this;
+            const left = shown && shown.scrollLeft + shown.clientWidth < shown.scrollWidth - 4 ? shown.scrollLeft : 1e6;
+            this.shown = region;
+            window.requestAnimationFrame(() => (region.scrollLeft = left));
+            return region;
         }
 
         // A picture that was loaded is kept: the grid is made anew with each new one.

@@ -130,7 +130,7 @@
             replace(
                 head,
                 el("span", { class: "atelier-brand" }, el("span", { class: "atelier-brand-mark", "aria-hidden": "true", text: "❖" }), "LoRA Atelier"),
-                el("span", { class: "atelier-hint", text: t("Base model: {name}", { name: head.dataset.model }) }),
+                el("span", { class: "atelier-hint", text: t("Base model: {name}", { name: window.atelier.modelTitle(head.dataset.model) }) }),
                 languages()
             );
         await window.atelier.ready();

@@ -128,7 +128,7 @@
             this.plan.draw(shown);
             this.drawCheckout((plan && plan.problems) || []);
             const model = this.draft.model();
-            this.about.textContent = [plan && plan.name, plan && plan.pictures === 1 ? t("1 picture") : t("{count} pictures", { count: (plan && plan.pictures) || 0 }), model && model.title, form.trigger || (plan && plan.suggested.trigger)].filter(Boolean).join(" · ");
+            this.about.textContent = [plan && plan.name, plan && plan.pictures === 1 ? t("1 picture") : t("{count} pictures", { count: (plan && plan.pictures) || 0 }), model && window.atelier.modelTitle(model.title), form.trigger || (plan && plan.suggested.trigger)].filter(Boolean).join(" · ");
             if (!plan || !plan.settings || !this.settings) return;
             const problems = this.draft.problems();
             for (const setting of this.settings) {

@@ -41,7 +41,7 @@
                     this.select("whose", t("Whose pictures are these?"), [["", t("I don't say")], ...options.whose.map((whose) => [whose, (WHOSE[whose] || (() => whose))()])], el("small", { text: t("Kept in the file. Unsaid, it counts as an experiment.") })),
                     this.select("quality", t("Quality"), options.qualities.map((key) => [key, (QUALITIES[key] || (() => [key]))().filter(Boolean).join(" – ")]))
                 ),
-                options.base_models.length ? this.select("base_model", t("Base model"), options.base_models.map((model) => [model.path, model.title]), this.modelHint) : this.noModel()
+                options.base_models.length ? this.select("base_model", t("Base model"), options.base_models.map((model) => [model.path, window.atelier.modelTitle(model.title)]), this.modelHint) : this.noModel()
             );
         }
 
