@@ -39,7 +39,7 @@
     // What may be done with the LoRA, in a line.
     function permitsSaid(permits) {
         const answer = (name) => ((name === "attribution" ? DUTIES : ANSWERS)[permits[name]] || ANSWERS.unknown)();
-        return Object.keys(PERMITS).map((name) => `${PERMITS[name]()}: ${answer(name)}`).join("; ");
+        return Object.keys(PERMITS).map((name) => t("{name}: {value}", { name: PERMITS[name](), value: answer(name) })).join(t("; "));
     }
 
     class Rights {

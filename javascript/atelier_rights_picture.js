@@ -41,7 +41,7 @@
             const mark = this.rights.mark(this.name);
             const basis = (window.atelier.BASES[picture.basis] || (() => picture.basis))();
             const words = mark && mark.kind ? mark.text : [basis, picture.licence].filter(Boolean).join(" · ");
-            this.summary.textContent = `${t("Rights")}: ${words}`;
+            this.summary.textContent = t("{name}: {value}", { name: t("Rights"), value: words });
             this.element.open = this.element.open || picture.outcome !== "include" || Boolean(picture.override);
             replace(
                 this.inside,

@@ -26,7 +26,7 @@
     // What is in the file, for people; programs have it as it is.
     function told(rights) {
         const { BASES, permitsSaid } = window.atelier;
-        const counted = (counts, words) => Object.entries(counts || {}).map(([name, count]) => `${words[name] ? words[name]() : name} ${count}`).join(", ");
+        const counted = (counts, words) => Object.entries(counts || {}).map(([name, count]) => t("{name} ({count})", { name: words[name] ? words[name]() : name, count })).join(t(", "));
         const mining = { prohibited: () => t("forbidden"), allowed: () => t("allowed"), none_found: () => t("nothing") };
         const rows = [
             t("{count} pictures; {refused} were left out, {override} were used against a prohibition.", { count: rights.pictures || 0, refused: rights.refused || 0, override: rights.override || 0 }),
@@ -35,7 +35,7 @@
             rights.data_mining && t("What the files say about training: {counts}", { counts: counted(rights.data_mining, mining) }),
             rights.permits && t("By what is stated, all together: {answers}.", { answers: permitsSaid(rights.permits) }),
             rights.sharing === false && t("It, or one that it goes on from, was trained as an experiment and is not for sharing."),
-            Array.isArray(rights.credits) && rights.credits.length > 0 && t("Credits: {names}", { names: rights.credits.join(", ") }),
+            Array.isArray(rights.credits) && rights.credits.length > 0 && t("Credits: {names}", { names: rights.credits.join(t(", ")) }),
             t("What is stated was stated by who trained it; nobody else checked it."),
         ];
         return rows.filter(Boolean);

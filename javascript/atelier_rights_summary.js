@@ -50,14 +50,14 @@
             if (!included) return t("None of the pictures would be used.");
             if (said.basis.none === included) return included === 1 ? t("1 picture is used. Whose it is is not said: the LoRA is marked as not for sharing.") : t("{count} pictures are used. Whose they are is not said: the LoRA is marked as not for sharing.", { count: included });
             const basis = Object.entries(said.basis).map(([name, count]) => this.counted(name, count, included));
-            const licences = Object.entries(said.licences).map(([name, count]) => (count === included ? name : `${name}: ${count}`));
-            const what = [...basis, ...licences].join(", ");
+            const licences = Object.entries(said.licences).map(([name, count]) => (count === included ? name : t("{name}: {value}", { name, value: count })));
+            const what = [...basis, ...licences].join(t(", "));
             return included === 1 ? t("1 picture is used: {what}.", { what }) : t("{count} pictures are used: {what}.", { count: included, what });
         }
 
         counted(name, count, all) {
             const words = (window.atelier.BASES[name] || (() => name))();
-            return count === all ? words : `${words}: ${count}`;
+            return count === all ? words : t("{name}: {value}", { name: words, value: count });
         }
 
         // ------------------------------------------------------------------------------- what is left out, and what helps
@@ -132,7 +132,7 @@
             const said = licence ? await window.atelier.api("GET", `rights/licence?text=${encodeURIComponent(licence)}`).catch(() => null) : null;
             if (!this.input) return;
             const known = said && said.licence && !said.licence.startsWith("LicenseRef-");
-            replace(this.means, known ? `${said.licence}: ${permitsSaid(said.permits)}.` : licence && t("Not a licence that we know; what it permits is noted as not known."));
+            replace(this.means, known ? t("{name}: {value}.", { name: said.licence, value: permitsSaid(said.permits) }) : licence && t("Not a licence that we know; what it permits is noted as not known."));
         }
 
         // ------------------------------------------------------------------------------------------- personal data
@@ -144,7 +144,7 @@
             if (said.original) {
                 replace(this.personal, t("These are copies without personal data; yours are as they were."), " ", link(t("Undo"), () => this.trying(() => this.rights.unstrip()), { id: "atelier_unstrip" }));
             } else if (files) {
-                const what = [...new Set(Object.keys(kinds).map((kind) => (FOUND[kind] || (() => kind))()))].join(", ");
+                const what = [...new Set(Object.keys(kinds).map((kind) => (FOUND[kind] || (() => kind))()))].join(t(", "));
                 const text = files === 1 ? t("1 file tells more than it shows: {what}.", { what }) : t("{count} files tell more than they show: {what}.", { count: files, what });
                 replace(this.personal, text, " ", link(t("Train on copies without it"), () => this.trying(() => this.rights.strip()), { id: "atelier_strip" }));
             }

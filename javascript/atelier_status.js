@@ -5,7 +5,7 @@
     const { t, el } = window.atelier;
     const STATUS = {
         queued: () => t("in the queue"),
-        waiting: () => t("waiting"),
+        waiting: () => t("not started"),
         running: () => t("running"),
         paused: () => t("paused"),
         stopped: () => t("stopped"),

@@ -94,6 +94,14 @@ def test_a_sample_that_was_always_one_colour_is_the_vaes_fault_and_a_later_one_t
     assert list(watch.sampled("d.png", "momo", 1.0)) == []
 
 
+def test_a_sample_that_is_asked_to_be_plain_is_no_fault():
+    watch = Watch()
+
+    assert [list(watch.sampled("a.png", "a yellow background", plain)) for plain in (1.4, 2.0, 30.0)] == [[], [], []]
+    (blank,) = watch.sampled("b.png", "a yellow background", 0.1)
+    assert "goes too far" in blank.template
+
+
 def test_a_heldout_loss_that_does_not_move_is_said_and_one_that_rises_or_falls_is_not():
     still, falling, rising = Watch(), Watch(), Watch()
 

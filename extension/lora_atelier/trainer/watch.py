@@ -29,6 +29,8 @@ _UNMOVED_STEPS = 10
 _UNREACHED = 1e-3
 # Standard deviation of a picture's pixels (0 to 255): a cloudless sky has more.
 _FLAT = 4.0
+# What a VAE that fails makes is black; a plain ground that a model draws because it was asked for has 1.4.
+_BLANK = 1.0
 _FLATTENED = 0.2
 # Relative change of a loss with fixed noise and timesteps that is as good as none, and when it is judged.
 _STILL, _STILL_MEASUREMENTS = 1e-3, 4
@@ -160,8 +162,10 @@ class Watch:
     def sampled(self, file: str, prompt: str, deviation: float) -> Iterator[Message]:
         """What to say of a sample picture with this standard deviation of its pixels (0 to 255)."""
         first = self._deviations.setdefault(prompt, deviation)
-        if deviation < max(_FLAT, _FLATTENED * first) and self._first("flat"):
-            if first < _FLAT:
+        # A prompt whose picture was plain from the start tells nothing by being plain.
+        least = max(_FLAT, _FLATTENED * first) if first >= _FLAT else _BLANK
+        if deviation < least and self._first("flat"):
+            if first < _BLANK:
                 yield message(
                     "The sample {file} is one plain colour, and was before anything was trained: the VAE may fail in "
                     "half precision. Set no_half_vae, or choose no mixed precision.",
