@@ -8,7 +8,7 @@ from PIL import Image
 from tests.web.conftest import png
 
 from lora_atelier.errors import DataError, message
-from lora_atelier.web import folders
+from lora_atelier.web import folders, probing
 from lora_atelier.web import uploads as module
 from lora_atelier.web.folders import PictureFolder
 from lora_atelier.web.uploads import Uploads, plain_file_name
@@ -149,7 +149,7 @@ def test_an_archive_that_lies_about_its_size_stops_at_the_limit(uploads, upload,
 
 
 def test_the_limits_are_200_megabytes_and_200_megapixels_and_hold_for_a_single_file(uploads, upload, monkeypatch):
-    assert (module.MAX_FILE_BYTES, folders.MAX_PIXELS) == (200_000_000, 200_000_000)
+    assert (module.MAX_FILE_BYTES, probing.MAX_PIXELS) == (200_000_000, 200_000_000)
     monkeypatch.setattr(module, "MAX_FILE_BYTES", 1000)
 
     (picture,) = take(uploads, upload, "a.png", png() + bytes(2000)).pictures
@@ -254,7 +254,7 @@ def test_five_thousand_pictures_are_listed_without_looking_into_them(tmp_path, m
     for number in range(5000):
         (source / f"{number:04}.png").write_bytes(b"x")
     looked = []
-    monkeypatch.setattr(folders, "probe", lambda path, refusal: looked.append(path) or folders._probed(1, 1))
+    monkeypatch.setattr(folders, "probe", lambda path, refusal: looked.append(path) or probing._probed(1, 1))
     folder = PictureFolder(source, tmp_path / "cache")
 
     listing = folder.listing(100, 60)
@@ -348,12 +348,12 @@ def test_a_link_to_a_file_elsewhere_is_no_picture(tmp_path):
 
 
 def test_a_picture_with_too_many_pixels_is_refused_before_it_is_decoded(uploads, upload, monkeypatch):
-    monkeypatch.setattr(folders, "MAX_PIXELS", 80 * 64 - 1)
+    monkeypatch.setattr(probing, "MAX_PIXELS", 80 * 64 - 1)
 
     (picture,) = take(uploads, upload, "a.png", png()).pictures
 
     assert picture.refused and "too many pixels" in str(picture.problems[0])
-    assert folders.probe.__module__ and files(uploads, upload) == []
+    assert files(uploads, upload) == []
 
 
 def test_what_would_leave_less_than_two_gigabytes_is_refused_as_a_file_and_in_an_archive(uploads, upload, monkeypatch):

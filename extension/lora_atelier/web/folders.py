@@ -12,30 +12,25 @@ import json
 import os
 import threading
 import time
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from .. import atomic
 from ..datasets import looks
 from ..datasets.captions import read_caption
 from ..datasets.headers import read_size
-from ..errors import DataError, ExtensionError, Message, message
+from ..errors import DataError, Message, message
 from ..jobs.forms import PICTURE_SUFFIXES
+from .probing import Refusal, probe, write_thumbnail
 
 THUMBNAIL_SIDE = 256
-MAX_PIXELS = 200_000_000
 _LONGEST_CAPTION = 20_000
 # Bumped when what is kept of a picture changes, so that it is looked at again.
 _LOOKED = 3
-
-# Says why a picture may not be used (a mark in the file that forbids it), or None.
-Refusal = Callable[[Path], Message | None]
-
 
 @dataclass(frozen=True)
 class Issue:
@@ -318,7 +313,7 @@ class PictureFolder:
         thumbnail = self.cache / "thumbnails" / f"{key.hexdigest()[:24]}.jpg"
         if not thumbnail.exists():
             try:
-                atomic.write_with(thumbnail, lambda file: _make_thumbnail(path, file, side))
+                atomic.write_with(thumbnail, lambda file: write_thumbnail(path, file, side))
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 raise DataError(
                     "“{name}” can't be read as a picture.", todo="Save it again as PNG or JPEG.", name=name
@@ -359,9 +354,6 @@ def is_picture_name(name: str) -> bool:
     return Path(name).suffix.lower() in PICTURE_SUFFIXES
 
 
-# ----------------------------------------------------------------------------------------------- looking
-
-
 def _picture(name: str, known: Mapping[str, Any], caption: str) -> Picture:
     issues = tuple(Issue(str(each["kind"]), Message.from_json(each["said"])) for each in known["issues"])
     return Picture(
@@ -391,62 +383,6 @@ def _among(picture: Picture, twin: str | None, some_captions: bool, side: int) -
         yield Issue("small", said)
     if some_captions and not picture.caption:
         yield Issue("caption", message("It has no caption; the trigger word alone will stand for it."))
-
-
-def probe(path: Path, refusal: Refusal | None) -> dict[str, Any]:
-    """Size, issues, fingerprint, and whether the picture can be used, as plain JSON; all pixels are read once."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large pictures; we name those that are too large
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise Image.DecompressionBombError
-                image.load()
-                upright = ImageOps.exif_transpose(image)
-                width, height = upright.size
-                frames = getattr(image, "n_frames", 1)
-                look = looks.look(upright)
-    except (Image.DecompressionBombError, MemoryError):
-        return _probed(0, 0, ("large", message("It has too many pixels; make it smaller.")), refused=True)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError):
-        said = message("It can't be read as a picture; it is left out.")
-        return _probed(0, 0, ("broken", said), refused=True)
-    try:
-        forbidden = refusal(path) if refusal is not None else None
-    except ExtensionError as error:
-        forbidden = error.what
-    if forbidden:
-        return _probed(width, height, ("prohibited", forbidden), refused=True, print=look.print)
-    issues: list[tuple[str, Message]] = []
-    if frames > 1:
-        issues.append(("animated", message("It is animated; only its first picture is used.")))
-    if min(width, height) < 64:
-        issues.append(("small", message("It is very small; a larger picture teaches more.")))
-    elif look.detail < looks.BLURRED:
-        issues.append(("blurred", message("It looks blurred; the LoRA would learn that too.")))
-    return _probed(width, height, *issues, print=look.print)
-
-
-def _probed(
-    width: int, height: int, *issues: tuple[str, Message], refused: bool = False, print: str = ""
-) -> dict[str, Any]:
-    said = [{"kind": kind, "said": issue.to_json()} for kind, issue in issues]
-    return {"width": width, "height": height, "issues": said, "refused": refused, "print": print}
-
-
-def _make_thumbnail(source: Path, target: Path, side: int) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(source) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            image.draft("RGB", (side * 2, side * 2))  # JPEGs: decode no more than is needed
-            upright = ImageOps.exif_transpose(image)
-            upright.thumbnail((side, side))
-            rgba = upright.convert("RGBA")
-    flat = Image.new("RGB", rgba.size, "white")
-    flat.paste(rgba, mask=rgba.getchannel("A"))
-    flat.save(target, "JPEG", quality=85)
 
 
 def _unreadable(folder: Path, error: OSError) -> DataError:

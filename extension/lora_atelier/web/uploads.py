@@ -23,7 +23,8 @@ from ..errors import DataError, Message, message
 from ..jobs.forms import PICTURE_SUFFIXES
 from ..jobs.names import fresh_name
 from ..jobs.service import free_bytes
-from .folders import Issue, Picture, PictureFolder, Refusal, is_picture_name, probe
+from .folders import Issue, Picture, PictureFolder, is_picture_name
+from .probing import Refusal, probe
 
 MAX_FILE_BYTES = 200_000_000
 MAX_ARCHIVE_BYTES = 20_000_000_000
