@@ -32,6 +32,7 @@ _LONGEST_CAPTION = 20_000
 # Bumped when what is kept of a picture changes, so that it is looked at again.
 _LOOKED = 3
 
+
 @dataclass(frozen=True)
 class Issue:
     """What is wrong with one picture. ``kind`` is "broken", "prohibited", "large", "small", "blurred", "duplicate",
