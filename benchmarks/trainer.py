@@ -201,6 +201,7 @@ def sd_scripts(case: Case, work: Path, jobs: Jobs, folder: Path) -> contextlib.A
         python,
         "sd-scripts",
         str(folder),
+        "train_network.py",
         *("--config_file", str(run.path / "config.toml"), "--dataset_config", str(run.path / "dataset.toml")),
         *("--tokenizer_cache_dir", str(work / "tokenizer"), "--sdpa", "--max_data_loader_n_workers", "0"),
     )

@@ -1,7 +1,7 @@
 """One training in a process of its own, which stops after every step until ``trainer.py`` says go on.
 
     python benchmarks/trainer_process.py native RUN_DIR
-    python benchmarks/trainer_process.py sd-scripts DIR ARGUMENT ...
+    python benchmarks/trainer_process.py sd-scripts DIR SCRIPT ARGUMENT ...
     python benchmarks/trainer_process.py floor MODEL SIDE BATCH PRECISION
 
 Trainers run their own unchanged code: the pause sits in torch's hook after an optimizer's step. "floor" is forward and
@@ -16,6 +16,7 @@ import os
 import runpy
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -52,40 +53,51 @@ def main() -> None:
     """Run what the arguments name."""
     pauses = Pauses()
     kind, *arguments = sys.argv[1:]
+    train(kind, arguments, pauses.after_step)
+
+
+def train(kind: str, arguments: Sequence[str], after_step: Callable[..., None]) -> NoReturn:
+    """Run a trainer, or the floor, on what ``arguments`` say; ``after_step`` is called after each step, and ends it."""
     if kind == "floor":
-        floor(pauses, *arguments)
+        floor(after_step, *arguments)
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    register_optimizer_step_post_hook(pauses.after_step)
+    register_optimizer_step_post_hook(after_step)
     if kind == "native":
         from lora_atelier.trainer.run import run
 
         raise SystemExit(run(Path(arguments[0])))
-    folder, *arguments = arguments
+    folder, script, *arguments = arguments
     sys.path.insert(0, folder)
     os.chdir(folder)
-    sys.argv = ["train_network.py", *arguments]
-    runpy.run_path(str(Path(folder) / "train_network.py"), run_name="__main__")
+    sys.argv = [script, *arguments]
+    runpy.run_path(str(Path(folder) / script), run_name="__main__")
+    raise SystemExit
 
 
-def floor(pauses: Pauses, model: str, side: str, batch: str, precision: str) -> NoReturn:
+def floor(after_step: Callable[..., None], model: str, side: str, batch: str, precision: str) -> NoReturn:
     """Forward and backward of the U-Net alone, again and again."""
     import torch
 
     from lora_atelier.models.load import load
+    from lora_atelier.models.text import TextConditioning
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, PRECISIONS[precision])
-    unet: Any = load(Path(model), ("unet",), dtype).unet
+    loaded = load(Path(model), ("unet",), dtype, device)
+    unet: Any = loaded.unet
     unet.requires_grad_(False)
     count, edge = int(batch), int(side) // 8
-    latents = torch.randn(count, 4, edge, edge, dtype=dtype, requires_grad=True)
-    context = torch.randn(count, 77, unet.config.cross_attention_dim, dtype=dtype)
-    timesteps = torch.full((count,), 500)
+    latents = torch.randn(count, 4, edge, edge, dtype=dtype, device=device, requires_grad=True)
+    context = torch.randn(count, 77, unet.config.cross_attention_dim, dtype=dtype, device=device)
+    # What SDXL is told beside the texts; the others do not look at it.
+    text = TextConditioning(context, torch.randn(count, 1280, dtype=dtype, device=device))
+    timesteps = torch.full((count,), 500, device=device)
     while True:
         latents.grad = None
-        predicted = unet(latents, timesteps, encoder_hidden_states=context, return_dict=False)[0]
+        predicted = loaded.prediction(latents, timesteps, text, size=(int(side), int(side)))
         predicted.float().square().mean().backward()
-        pauses.after_step()
+        after_step()
 
 
 if __name__ == "__main__":

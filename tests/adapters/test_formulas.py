@@ -222,3 +222,25 @@ def test_an_adapter_for_another_width_does_not_fit(name):
 
     assert families.fitted(adapter, weight.shape) is adapter
     assert families.fitted(adapter, (rows + 1, rest[0] + 1, *rest[1:])) is None
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_adapter_goes_to_a_device_with_every_tensor_that_it_has(name):
+    adapter = families.match(make(name)[1])["weight"]
+
+    tensors = list(_tensors_of(adapter.to(torch.device("meta"))))
+
+    assert tensors
+    assert all(tensor.is_meta for tensor in tensors)
+    assert [tensor.dtype for tensor in tensors] == [tensor.dtype for tensor in _tensors_of(adapter)]
+
+
+def _tensors_of(value):
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, families.Adapter):
+        for part in vars(value).values():
+            yield from _tensors_of(part)
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _tensors_of(part)

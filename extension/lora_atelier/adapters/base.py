@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -44,9 +47,22 @@ class Adapter(ABC):
         """
         return None
 
+    def to(self, device: torch.device) -> Adapter:
+        """Return the adapter with its tensors on ``device``, in the precision that they are stored in."""
+        this: Any = self  # every family is a dataclass
+        moved = {field.name: _moved(getattr(this, field.name), device) for field in dataclasses.fields(this)}
+        changed: Adapter = dataclasses.replace(this, **moved)
+        return changed
+
     def with_rank(self, rank: int) -> Adapter:
         """Return the adapter cut to its first ``rank`` components; a family that can't be cut returns itself."""
         return self
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, (Tensor, Adapter)):
+        return value.to(device)
+    return tuple(_moved(each, device) for each in value) if isinstance(value, tuple) else value
 
 
 def trimmed(shape: Sequence[int]) -> tuple[int, ...]:

@@ -57,7 +57,6 @@ NOT_READ: tuple[str, ...] = (
     "memory.highvram",
     "memory.xformers",
     "memory.mem_eff_attn",
-    "memory.torch_compile",
     "memory.max_data_loader_n_workers",
     "memory.persistent_data_loader_workers",
     "subset.cache_info",

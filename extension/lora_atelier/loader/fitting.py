@@ -111,11 +111,23 @@ def fit_content(name: str, content: AdapterFile, host: FitsAdapters, *, partly: 
         name,
         content.content_hash,
         _checksum(content),
-        sorting.adapters,
+        _beside_weights(sorting.adapters, host.layers()),
         grouped.embeddings,
         notes,
         safe_weight=safe_weight.read(content.metadata),
     )
+
+
+def _beside_weights(
+    adapters: Mapping[tuple[str, str], Adapter], layers: Mapping[str, Layer]
+) -> Mapping[tuple[str, str], Adapter]:
+    """Each adapter on its weight's graphics card, where that is: at every change it would have to go there again."""
+    found = dict(adapters)
+    for (layer, parameter), adapter in adapters.items():
+        weight = layers[layer].view(parameter)
+        if weight is not None and weight.device.type not in ("cpu", "meta"):
+            found[layer, parameter] = adapter.to(weight.device)
+    return found
 
 
 def check(name: str, content: AdapterFile, grouped: Grouped[Tensor], sorting: Sorting, host: FitsAdapters) -> None:

@@ -94,10 +94,12 @@ class Model:
         text: TextConditioning,
         *,
         size: tuple[int, int],
+        unet: Callable[..., Any] | None = None,
     ) -> Tensor:
         """Return what the U-Net predicts (noise or velocity) for noisy latents (b, 4, h, w) at timesteps (b,).
 
-        ``size`` is the picture's (width, height), of which SDXL is told.
+        ``size`` is the picture's (width, height), of which SDXL is told. ``unet`` answers instead of the U-Net itself,
+        which may be a compiled one.
         """
         added = None
         if self.info.family == "sdxl":
@@ -106,7 +108,7 @@ class Model:
             # In float32: half precision rounds a side like 1000.
             ids = torch.tensor([height, width, 0, 0, height, width], device=latents.device, dtype=torch.float32)
             added = {"text_embeds": text.pooled, "time_ids": ids.expand(latents.shape[0], -1)}
-        return self.unet(
+        return (self.unet if unet is None else unet)(
             latents, timesteps, encoder_hidden_states=text.context, added_cond_kwargs=added, return_dict=False
         )[0]
 

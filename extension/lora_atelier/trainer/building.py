@@ -14,6 +14,7 @@ from ..models.sample import DEFAULT_SAMPLER, scheduler
 from ..models.text import TextConditioning
 from . import losses, optimizers, schedules
 from .averaging import Average
+from .compiling import compiled_unet
 from .groups import parameter_groups
 from .metadata import thumbnail
 from .network import LoraNetwork
@@ -44,7 +45,8 @@ def build(this: Run, model: Model, accelerator: Any, condition: Callable[[Sequen
     optimizer = accelerator.prepare(_optimizer(this, network))
     decay = config.optimizer.ema_decay
     average = Average(network.parameters(), decay) if decay else None
-    return Trainee(model, network, optimizer, accelerator, _alphas(model, config), condition, average)
+    compiled = compiled_unet(config, model.unet, this.warn)
+    return Trainee(model, network, optimizer, accelerator, _alphas(model, config), condition, average, compiled)
 
 
 def require(config: TrainConfig) -> None:

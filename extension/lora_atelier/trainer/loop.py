@@ -116,7 +116,7 @@ class Loop:
         places = self.plan.batch(number)
         batch = self._batch(places, number)
         self.trainee.network.begin(number, multiplier=self.plan.multiplier(number))
-        per_picture = self.trainee.loss_per_picture(batch, self.config.loss)
+        per_picture = self.trainee.loss_per_picture(batch, self.config.loss, self.trainee.compiled)
         weights = torch.tensor([self.examples[place.index].weight for place in places])
         weights = weights * losses.weights(
             self.trainee.model.info.prediction_type,

@@ -16,6 +16,7 @@ from ..models.load import Model
 from ..models.text import TextConditioning
 from . import losses
 from .averaging import Average, arrived
+from .compiling import CompiledUnet
 from .network import LoraNetwork
 
 # What is measured on held-out pictures: the squared error, whatever is trained with.
@@ -80,6 +81,7 @@ class Trainee:
     alphas_cumprod: Tensor
     condition: Callable[[Sequence[str]], TextConditioning]
     average: Average | None = None
+    compiled: CompiledUnet | None = None
 
     @property
     def device(self) -> torch.device:
@@ -99,8 +101,13 @@ class Trainee:
         finally:
             self.network.attach()
 
-    def loss_per_picture(self, batch: Batch, loss: LossConfig = PLAIN_LOSS) -> Tensor:
-        """Loss of each picture, unweighted: (b,), on the device; ``loss`` says how errors are measured."""
+    def loss_per_picture(
+        self, batch: Batch, loss: LossConfig = PLAIN_LOSS, unet: Callable[..., Any] | None = None
+    ) -> Tensor:
+        """Loss of each picture, unweighted: (b,), on the device; ``loss`` says how errors are measured.
+
+        ``unet`` answers instead of the model's own where it is given.
+        """
         shares = self.alphas_cumprod[batch.timesteps]
         alphas = shares.to(self.device)
         latents, noises = batch.latents.to(self.device), batch.noises.to(self.device)
@@ -113,7 +120,7 @@ class Trainee:
             if batch.preserved is not None:
                 preserved = batch.preserved.view(-1, 1, 1, 1).to(self.device)
                 wanted = torch.where(preserved, self._unchanged(batch, noisy).to(wanted), wanted)
-            predicted = self.model.prediction(noisy, batch.timesteps.to(self.device), text, size=batch.size)
+            predicted = self.model.prediction(noisy, batch.timesteps.to(self.device), text, size=batch.size, unet=unet)
         curved = loss.loss_type in ("huber", "smooth_l1")
         return losses.per_picture(
             predicted,
