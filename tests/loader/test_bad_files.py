@@ -200,6 +200,19 @@ def test_values_that_are_no_numbers_are_found_in_every_format(host, path, dtype)
     refused(host, path, AdapterFormatError, "values that are not numbers", f"{FIRST}.lora_up.weight")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("value", "is_refused"), [(9e7, False), (-9e7, False), (2e8, True), (-2e8, True)])
+def test_a_number_is_too_large_whatever_its_sign_and_format(host, path, dtype, value, is_refused):
+    tensors = lora()
+    tensors[f"{FIRST}.lora_up.weight"][3, 1] = value
+    file.write(path, {key: tensor.to(dtype) for key, tensor in tensors.items()}, {})
+
+    if is_refused:
+        refused(host, path, AdapterFormatError, "far too large")
+    else:
+        assert fit("a", path, host).adapters
+
+
 @pytest.mark.parametrize("key", [f"{FIRST}.lora_down.weight", f"{FIRST}.lora_up.weight", f"{SECOND}.lora_down.weight"])
 def test_a_tensor_without_axes_is_refused(host, path, key):
     file.write(path, {**lora(), key: torch.tensor(1.0)}, {})
