@@ -15,7 +15,7 @@ from lora_atelier.hosts.webui import GPU_OPTION
 from lora_atelier.locking import FileLock
 
 KINDS = ("a1111", "forge", "reforge", "forge-classic", "sdnext")
-SAID = message("LoRA training holds the graphics card: step {step}.", step=3)
+SAID = message("LoRA training holds the graphics card: step {step} of {steps}.", step=3, steps=9)
 
 
 @pytest.fixture(autouse=True)
@@ -56,8 +56,7 @@ def webui(request, make_webui):
 
 def shown(fake):
     """What the webui shows of the picture that is made."""
-    state = fake.shared.state
-    return state.job if fake.kind == "sdnext" else getattr(state, "textinfo", None)
+    return getattr(fake.shared.state, "textinfo", None)
 
 
 def drawing(fake, host):
@@ -98,6 +97,20 @@ def test_a_generation_waits_visibly_for_a_training_and_has_the_card_afterwards(w
     if fake.kind == "a1111":  # the others read it again when they draw
         assert fake.moved[-2] == "back"
     assert fake.modules["modules.call_queue"].queue_lock.acquire(blocking=False)
+
+
+def test_sdnexts_narrow_button_says_how_far_the_training_is_and_its_log_the_whole(make_webui, caplog):
+    fake, host = make_webui("sdnext")
+    fake.shared.state.job = "Process"
+
+    with caplog.at_level("INFO", "sd"):
+        host.say_waiting(SAID)
+        host.say_waiting(SAID)
+    assert fake.shared.state.job == "LoRA training 3 / 9"
+    assert [record.getMessage() for record in caplog.records] == [str(SAID)]
+
+    host.say_waiting(None)
+    assert fake.shared.state.job == "Process" and fake.shared.state.textinfo is None
 
 
 def test_a_generation_that_is_interrupted_waits_no_longer(webui):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .. import memory
-from ..errors import HostError, message
+from .. import locales, memory
+from ..errors import HostError, Message, message
 from ..loader.patching import Patcher, WeightPatcher
 from ..loader.session import Embeddings
 from ..models import layers as diffusers_layers
@@ -19,6 +20,8 @@ from .base import Note
 from .embeddings import Shelf, Tokenizers
 from .webui import WebuiHost, hf_text_layers
 
+# Its own log, whose last lines stand below its page.
+_log = logging.getLogger("sd")
 _FAMILIES = {"sd": "sd1", "sd2": "sd2", "sdxl": "sdxl"}
 
 
@@ -119,14 +122,19 @@ class SdNextHost(WebuiHost):
             models.unload_model_weights(op=kind)
         memory.give_back()
 
-    def say_waiting(self, text: str) -> None:
-        """SD.Next writes the job's name where its button says Generate."""
+    def say_waiting(self, why: Message | None) -> None:
+        """SD.Next writes the job's name on its narrow button instead of Generate; the sentence is in its log."""
+        super().say_waiting(why)
         state = self.module("modules.shared").state
+        if why is None:
+            state.job, self._said_job = self._said_job or "", None
+            return
         if self._said_job is None:
             self._said_job = str(getattr(state, "job", "") or "")
-        state.job = text or self._said_job
-        if not text:
-            self._said_job = None
+            _log.info(locales.sentence(why, self.lang()))  # below its page nothing is shown that has arguments
+        values = {name: why.values.get(name, "") for name in ("step", "steps")}
+        short = message("LoRA training {step} / {steps}", **values)
+        state.job = locales.sentence(short, self.lang())
 
     def _way(self) -> tuple[Any, ...]:
         return *super()._way(), self.offload_mode()

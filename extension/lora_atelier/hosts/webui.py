@@ -104,9 +104,9 @@ class WebuiHost:
     def return_gpu(self) -> None:
         """Take back what ``release_gpu`` gave away, the lock held as there; harmless otherwise."""
 
-    def say_waiting(self, text: str) -> None:
-        """Show a line where the webui shows how far a picture is; none if it is empty."""
-        self.module("modules.shared").state.textinfo = text or None
+    def say_waiting(self, why: Message | None) -> None:
+        """Show for what a picture waits where the webui shows how far it is; None: it waits no longer."""
+        self.module("modules.shared").state.textinfo = None if why is None else locales.sentence(why, self.lang())
 
     def prepare(self) -> None:
         """Called before our loader writes: the webui's own must have taken its changes back."""
@@ -242,18 +242,18 @@ class WebuiHost:
     def wait_for_gpu(self) -> None:
         """Called before a picture is drawn, by who holds the webui's lock: a training may have the graphics card."""
         state = self.module("modules.shared").state
-        said: list[str] = []
+        said: list[Message] = []
 
         def say(why: Message) -> None:
-            said.append(locales.sentence(why, self.lang()))
-            self.say_waiting(said[-1])
+            said[:] = [why]
+            self.say_waiting(why)
 
         try:
             # One that is interrupted while it waits ends by itself before anything is drawn.
             self.lease.wait(say, is_cancelled=lambda: bool(getattr(state, "interrupted", False)))
         finally:
             if said:
-                self.say_waiting("")
+                self.say_waiting(None)
 
     def _gpu_mode(self) -> str:
         mode = str(self.option(GPU_OPTION, WAIT))
