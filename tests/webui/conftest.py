@@ -28,6 +28,7 @@ def webui(webui_folder, tmp_path_factory):
     formats.write_lora(made.lora_dir / "one.safetensors", places, seed=1)
     formats.write_lora(made.lora_dir / "other.safetensors", places, seed=5)
     formats.write_lora(made.lora_dir / "text.safetensors", places, seed=2, text=True)
+    formats.write_words(made.lora_dir / "bundle.safetensors", made.embeddings, places, seed=1)
     for seed, name in enumerate(formats.NAMES, 10):
         formats.write_format(made.lora_dir, name, places, seed=seed)
     (made.lora_dir / "broken.safetensors").write_bytes(b"\x10" + bytes(7) + b'{"nonsense": 1}')

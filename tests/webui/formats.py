@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lora_atelier.adapters import families, file
@@ -33,6 +34,19 @@ def write_lora(
             made = _low_rank(place.weight, generator, rank) | {"alpha": torch.tensor(float(rank))}
             tensors |= {f"{place.name}.{suffix}": value for suffix, value in made.items()}
     file.write(path, _half(tensors), _METADATA | {"ss_output_name": path.stem} | metadata)
+
+
+def write_words(path: Path, folder: Path, places: Iterable[Place], *, seed: int) -> None:
+    """The LoRA that ``write_lora`` makes of ``seed`` with two vectors for the word "keptword" inside, and the same
+    two for "filedword" as a file in ``folder``, where the webui keeps such words."""
+    places = list(places)
+    write_lora(path, places, seed=seed)
+    width = next(place.weight.shape[1] for place in places if place.name.endswith("q_proj"))
+    vectors = torch.randn(2, width, generator=torch.Generator().manual_seed(seed))
+    lora = file.read(path)
+    file.write(path, {**lora.tensors, "bundle_emb.keptword.string_to_param.*": vectors}, lora.metadata)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"emb_params": vectors}, folder / "filedword.safetensors")
 
 
 def write_format(folder: Path, name: str, places: Iterable[Place], *, seed: int) -> None:

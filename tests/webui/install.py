@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from . import kinds
 
@@ -40,6 +41,11 @@ class Webui:
         self.log = data / "webui.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._token = ""
+
+    @property
+    def embeddings(self) -> Path:
+        """The folder of words that stand for trained vectors."""
+        return (self.models if self.kind.restarts else self.data) / "embeddings"
 
     @property
     def python(self) -> str:
@@ -169,9 +175,13 @@ class Drawn:
 
     def difference(self, other: Drawn, at: int = 0) -> int:
         """How far the first picture and the other's ``at``-th one are apart at most, of 255 (256: another size)."""
+        return self.difference_to(other.pictures[at])
+
+    def difference_to(self, picture: Any) -> int:
+        """The same to a picture that was not drawn by a request."""
         import numpy as np
 
-        one, two = (np.asarray(each).astype(int) for each in (self.pictures[0], other.pictures[at]))
+        one, two = (np.asarray(each).astype(int) for each in (self.pictures[0], picture))
         return int(abs(one - two).max()) if one.shape == two.shape else 256
 
     def said(self, name: str) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from .install import Webui
 
 _PATIENCE_MS = 300_000
 # SD.Next counts the seconds there as long as it draws.
-_ENDED = """() => {
+ENDED = """() => {
     const said = document.querySelector('#html_log_txt2img')?.innerText.trim();
     return said && !/^(queue|processing|[\\d.]+s)/.test(said);
 }"""
@@ -31,6 +33,13 @@ def open_tab(page: Any) -> None:
 
 def generate(page: Any, webui: Webui, prompt: str) -> str:
     """Write a prompt, press Generate, and return what then stands below the picture."""
+    press_generate(page, webui, prompt)
+    page.wait_for_function(ENDED, timeout=_PATIENCE_MS)
+    return str(page.locator("#html_log_txt2img").first.inner_text())
+
+
+def press_generate(page: Any, webui: Webui, prompt: str) -> None:
+    """Write a prompt and press Generate."""
     tab = page.locator("#tabs > div > button", has_text="txt2img")
     if not tab.count():
         tab = page.locator("button", has_text="Text" if webui.kind.restarts else "Txt2img")
@@ -42,5 +51,9 @@ def generate(page: Any, webui: Webui, prompt: str) -> str:
         field.press("Tab")
     page.wait_for_timeout(500)
     page.locator("#txt2img_generate").first.evaluate("button => button.click()")
-    page.wait_for_function(_ENDED, timeout=_PATIENCE_MS)
-    return str(page.locator("#html_log_txt2img").first.inner_text())
+
+
+def keep(page: Any, webui: Webui, what: str) -> None:
+    """Keep what the page looks like where LORA_ATELIER_SHOTS says."""
+    if folder := os.environ.get("LORA_ATELIER_SHOTS"):
+        page.screenshot(path=str(Path(folder) / f"{webui.kind.id}_{what}.png"))

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 import urllib.error
 from pathlib import Path
 
@@ -109,6 +108,17 @@ def test_the_hires_pass_has_the_lora(webui, plain):
     assert webui.draw("a cat").hash == plain.hash
 
 
+def test_a_word_inside_of_a_lora_file_is_as_one_in_the_folder_of_embeddings(webui, plain):
+    """The same vectors are called by either name; without its LoRA the one inside of it is a word like others."""
+    filed = webui.draw(f"a filedword {LORA}")
+    plain_word = webui.draw(f"a keptword {LORA}")
+
+    assert filed.difference(plain_word) > 5
+    assert webui.draw("a keptword <lora:bundle:0.8>").hash == filed.hash
+    assert webui.draw(f"a keptword {LORA}").hash == plain_word.hash
+    assert webui.draw("a cat").hash == plain.hash
+
+
 def test_checkpoints_are_changed_back_and_forth_clean(webui, plain):
     changed = webui.draw(f"a cat {LORA}")
     webui.choose("second")
@@ -155,13 +165,11 @@ def test_saved_pictures_credit_are_compared_and_logged(webui, plain):
 
 
 def test_a_lora_is_trained_from_the_webui_and_lies_in_its_folder(webui, plain):
-    answer = train(webui, "from the webui", steps=4)
-    deadline = time.monotonic() + 600
-    while (run := webui.ours("GET", f"runs/{answer['run']['id']}"))["status"] == "running":
-        assert time.monotonic() < deadline
-        time.sleep(2)
+    from tests.webui import trainings
 
-    assert run["status"] == "finished"
+    run = trainings.train(webui, "from the webui", steps=4)
+
+    assert trainings.ended(webui, run)["status"] == "finished"
     assert list(webui.lora_dir.glob("from*webui*.safetensors"))
     if not webui.kind.restarts:
         webui.call("POST", "/sdapi/v1/refresh-loras", {})
@@ -175,7 +183,7 @@ def test_sentences_stand_below_the_picture(webui, plain, browser):
 
     page = pages.open_page(browser, webui)
     said = pages.generate(page, webui, f"a cat {LORA} <lora:nobody:1> <lora:broken:1>")
-    _keep(page, webui, "picture")
+    pages.keep(page, webui, "picture")
 
     assert "no LoRA called “nobody”" in said
     assert "broken" in said
@@ -189,7 +197,7 @@ def test_the_tab_is_there_also_after_three_reloads_of_the_page(webui, plain, bro
     for _ in range(1 if webui.kind.restarts else 3):
         page = pages.open_page(browser, webui)
         pages.open_tab(page)
-        _keep(page, webui, "tab")
+        pages.keep(page, webui, "tab")
         if not webui.kind.restarts:
             page.evaluate("gradioApp().querySelector('#settings_restart_gradio').click()")
             page.wait_for_timeout(3000)
@@ -204,9 +212,9 @@ def test_the_tab_is_there_also_after_three_reloads_of_the_page(webui, plain, bro
 def test_the_page_is_reloaded_ten_times_while_a_training_runs(webui, plain, browser):
     if webui.kind.restarts:
         pytest.skip("SD.Next restarts its whole process")
-    from tests.webui import pages
+    from tests.webui import pages, trainings
 
-    run = train(webui, "while reloading", steps=4000)["run"]["id"]
+    run = trainings.train(webui, "while reloading", steps=4000)
     for _ in range(10):
         page = pages.open_page(browser, webui)
         page.evaluate("gradioApp().querySelector('#settings_restart_gradio').click()")
@@ -214,7 +222,7 @@ def test_the_page_is_reloaded_ten_times_while_a_training_runs(webui, plain, brow
         page.close()
         webui.wait()
         assert webui.ours("GET", f"runs/{run}")["status"] == "running"
-    webui.ours("POST", f"runs/{run}/stop", {})
+    trainings.stop(webui, run)
     assert webui.draw("a cat").hash == plain.hash
 
 
@@ -234,25 +242,6 @@ def test_nothing_was_installed_into_the_webuis_environment(webui):
     assert webui.packages() == webui.packages_before
 
 
-def train(webui, name, *, steps):
-    """Start a training of the embedded base model; returns the answer."""
-    from tests.webui.install import ROOT
-
-    form = {
-        "folder": str(ROOT / "examples" / "figure"),
-        "base_model": str(ROOT / "extension" / "lora_atelier" / "embedded" / "base_model"),
-        "name": name,
-        "trigger": "zuzu",
-        "goal": "object",
-        "whose": "mine",
-        "quality": "draft",
-        "changes": {"schedule.steps": steps, "sampling.sample_at_first": False},
-    }
-    answer = webui.ours("POST", "runs", form)
-    assert "run" in answer, answer
-    return answer
-
-
 def _picture_that_says(text):
     import base64
     import io
@@ -263,9 +252,3 @@ def _picture_that_says(text):
     info.add_text("parameters", text)
     Image.new("RGB", (8, 8)).save(made, "PNG", pnginfo=info)
     return base64.b64encode(made.getvalue()).decode()
-
-
-def _keep(page, webui, what):
-    """Keep what the page looks like where LORA_ATELIER_SHOTS says."""
-    if folder := os.environ.get("LORA_ATELIER_SHOTS"):
-        page.screenshot(path=str(Path(folder) / f"{webui.kind.id}_{what}.png"))
