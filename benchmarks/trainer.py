@@ -1,11 +1,13 @@
 """How long a training step takes, how soon the first one is done and how much memory a run needs, beside sd-scripts.
 
-    python benchmarks/trainer.py [--quick] [--json FILE] [--sd-scripts DIR] [--only CASE ...] [--work FOLDER]
+    python benchmarks/trainer.py [--quick] [--json FILE] [--sd-scripts DIR] [--trainer PYTHON] [--only CASE ...]
+                                 [--work FOLDER]
 
 The model has Stable Diffusion 1.5's size and random weights, the LoRA rank 16 on the U-Net. All trainers get the same
 two configuration files and the same seven square photographs. They run side by side, each in a process of its own, and
-take turns step by step, so that other work on the machine meets all of them. Seconds are processor time on one thread
-(`OMP_NUM_THREADS=1`); memory is private and anonymous, its peak over the whole run, loading included.
+take turns step by step, so that other work on the machine meets all of them. ``--trainer`` names the Python of the
+environment that `install.py trainer` makes: one with more packages takes longer to begin. Seconds are processor time on
+one thread (`OMP_NUM_THREADS=1`); memory is private and anonymous, its peak over the whole run, loading included.
 """
 
 from __future__ import annotations
@@ -186,9 +188,11 @@ def started(name: str, python: Path | str, *arguments: str) -> Iterator[Trainer]
         trainer.end()
 
 
-def native(case: Case, work: Path, jobs: Jobs) -> contextlib.AbstractContextManager[Trainer]:
+def native(
+    case: Case, work: Path, jobs: Jobs, python: Path | str = sys.executable
+) -> contextlib.AbstractContextManager[Trainer]:
     run = jobs.add(configuration(case, work), trigger="sks")
-    return started("native", sys.executable, "native", str(run.path))
+    return started("native", python, "native", str(run.path))
 
 
 def sd_scripts(case: Case, work: Path, jobs: Jobs, folder: Path) -> contextlib.AbstractContextManager[Trainer]:
@@ -210,14 +214,14 @@ def sd_scripts(case: Case, work: Path, jobs: Jobs, folder: Path) -> contextlib.A
 # ------------------------------------------------------------------------------------------------ measurements
 
 
-def measure(case: Case, work: Path, peer: Path | None) -> list[Row]:
+def measure(case: Case, work: Path, peer: Path | None, python: Path | str) -> list[Row]:
     """All rows of one case."""
     data = work / f"data-{case.name}"
     shutil.rmtree(data, ignore_errors=True)
     jobs = Jobs(data)
     with contextlib.ExitStack() as stack:
         # One after the other until the first step, so that nobody's loading disturbs another's.
-        ours = stack.enter_context(native(case, work, jobs))
+        ours = stack.enter_context(native(case, work, jobs, python))
         start = {"new folder": ours.wait()}
         theirs = None
         their_start = None
@@ -239,7 +243,7 @@ def measure(case: Case, work: Path, peer: Path | None) -> list[Row]:
                 if turn >= WARM_UP:
                     trainer.cpu.append(seconds)
             print(f"{case.name}: {turn + 1} of {WARM_UP + case.pairs}", file=sys.stderr, flush=True)
-    with native(case, work, jobs) as again:
+    with native(case, work, jobs, python) as again:
         start["unchanged folder"] = again.wait()
     step, floor = statistics.median(ours.cpu), statistics.median(bare.cpu)
     their_step = statistics.median(theirs.cpu) if theirs else None
@@ -267,6 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="one small case, ends in about 3 minutes")
     parser.add_argument("--json", type=Path, help="write the rows there as well")
     parser.add_argument("--sd-scripts", type=Path, help="a checkout of kohya's sd-scripts with its environment")
+    parser.add_argument("--trainer", type=Path, default=sys.executable, help="the Python that trains; else this one")
     parser.add_argument("--only", nargs="+", choices=[case.name for case in CASES], help="these cases alone")
     parser.add_argument("--work", type=Path, help="where the data is made and kept; else a temporary folder")
     options = parser.parse_args(arguments)
@@ -277,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not (work / "tokenizer").is_dir():
             make_data(work)
         peer = options.sd_scripts.resolve() if options.sd_scripts else None
-        rows = [row for case in cases for row in measure(case, work, peer)]
+        rows = [row for case in cases for row in measure(case, work, peer, options.trainer)]
     return report(rows, options.json)
 
 
