@@ -30,6 +30,12 @@
             return [...rows.values()].sort((one, other) => other.trigger - one.trigger);
         }
 
+        // The one whose pictures come first.
+        prompt() {
+            const [first] = this.rows();
+            return first && first.trigger ? first.prompt : "";
+        }
+
         steps() {
             return [...new Set([...this.byFile.values()].map((sample) => sample.step))].sort((one, other) => one - other);
         }

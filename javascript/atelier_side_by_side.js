@@ -6,11 +6,12 @@
     const POLL_MS = 1200;
 
     class Compare {
-        constructor(run) {
+        // `prompt` is what is proposed to be drawn.
+        constructor(run, prompt) {
             this.run = run;
             this.cells = new Map();
             this.base = `checkpoints/${encodeURIComponent(run.id)}`;
-            this.prompt = el("input", { type: "text", class: "atelier-input", id: "atelier_compare_prompt", value: run.trigger, maxlength: 2000 });
+            this.prompt = el("input", { type: "text", class: "atelier-input", id: "atelier_compare_prompt", value: prompt || run.trigger, maxlength: 2000 });
             this.weights = el("input", { type: "text", class: "atelier-input", id: "atelier_compare_weights", value: "0.4, 0.8, 1" });
             this.seed = el("input", { type: "number", class: "atelier-input", id: "atelier_compare_seed", value: 1, min: 0, step: 1 });
             this.said = el("div", { class: "atelier-notes", role: "status" });

@@ -93,7 +93,7 @@
             if (charted) this.bestSaid.textContent = this.best(run);
             const sampled = this.samples.byFile.size;
             this.part("samples", [sampled, running && !sampled, run.best && run.best.step], () => (running || sampled > 0) && el("section", { class: "atelier-card" }, el("h3", { text: t("Samples") }), sampled ? this.samples.render(run.best && run.best.step) : el("p", { class: "atelier-hint atelier-samples-empty", text: t("No sample was drawn yet.") })));
-            this.part("compare", ["finished", "stopped", "paused"].includes(run.status) && run.step, () => ["finished", "stopped", "paused"].includes(run.status) && new Compare(run).element);
+            this.part("compare", ["finished", "stopped", "paused"].includes(run.status) && run.step, () => ["finished", "stopped", "paused"].includes(run.status) && new Compare(run, this.samples.prompt()).element);
             this.part("memorised", run.status === "finished", () => run.status === "finished" && memorised(run));
             this.part("warnings", warnings, () => warnings.length > 0 && el("section", { class: "atelier-card" }, el("h3", { text: t("What was noticed") }), ...warnings.map((text) => el("p", { class: "atelier-note", text }))));
             this.part("log", Boolean(run.status), () => run.status && this.log());
