@@ -9,6 +9,9 @@ page; without it (or playwright) only the routes are measured.
 Cold: the host was just started and has read nothing. Warm: the page is loaded again by a new browser. "usable" is
 counted from the click on the tab to the moment that its content can be used: the curve of the run that goes on, the
 first pictures' thumbnails. What Gradio's server takes when nothing happens is a row of its own: the host alone.
+
+Beside the wall seconds of a page, which are judged, stand the processor's seconds of host and browser, and at the end
+the machine's load: where other programs compute meanwhile, the wall seconds are theirs as well.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -193,8 +197,41 @@ def route_rows(server: Server, run: RunDir, when: str) -> Iterator[Row]:
         yield seconds(f"{name}, {when}", server.get(path)[1], OPEN_BUDGET_S)
 
 
-def open_page(browser: Any, url: str, wanted: str, draft: str = "") -> tuple[Any, float]:
-    """A new browser's page once ``wanted`` is there, and the seconds from the click on our tab to that."""
+@dataclass(frozen=True)
+class Taken:
+    """Wall seconds, and the processor's of the host and of the browser."""
+
+    wall_s: float
+    cpu_s: float
+
+    def rows(self, name: str) -> Iterator[Row]:
+        """Both, the first one judged."""
+        yield seconds(name, self.wall_s, OPEN_BUDGET_S)
+        yield Row(f"{name}: host and browser", round(self.cpu_s, 2), "CPU s", None, None, None, None)
+
+
+def browser_cpu_seconds() -> float:
+    """User and system time so far of every Chromium below this program."""
+    found: dict[int, tuple[int, str, float]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            head, _, rest = path.read_text(encoding="utf-8", errors="replace").rpartition(")")
+        except OSError:
+            continue
+        fields = rest.split()
+        ticks = int(fields[11]) + int(fields[12])
+        found[int(path.parent.name)] = (int(fields[1]), head.partition("(")[2], ticks / os.sysconf("SC_CLK_TCK"))
+
+    def is_ours(pid: int) -> bool:
+        while pid in found and pid != os.getpid():
+            pid = found[pid][0]
+        return pid == os.getpid()
+
+    return sum(spent for pid, (_, name, spent) in found.items() if name.startswith("chrom") and is_ours(pid))
+
+
+def open_page(browser: Any, server: Server, wanted: str, draft: str = "") -> tuple[Any, Taken]:
+    """A new browser's page once ``wanted`` is there, and what it took from the click on our tab to that."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-US")
     context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
@@ -202,18 +239,20 @@ def open_page(browser: Any, url: str, wanted: str, draft: str = "") -> tuple[Any
     if draft:
         page.add_init_script(f"sessionStorage.setItem('atelier_draft', {json.dumps(draft)});"
                              """sessionStorage.setItem('atelier_place', '{"page": "new"}');""")  # fmt: skip
-    page.goto(url)
+    page.goto(server.url)
     tab = page.get_by_role("tab", name="LoRA Atelier")
     tab.wait_for()
-    return page, clicked(page, tab, wanted)
+    return page, clicked(page, tab, wanted, server)
 
 
-def clicked(page: Any, button: Any, wanted: str) -> float:
-    """The seconds from a click to the moment that ``wanted`` is there."""
+def clicked(page: Any, button: Any, wanted: str, server: Server) -> Taken:
+    """What it takes from a click to the moment that ``wanted`` is there."""
+    before = server.cpu_seconds() + browser_cpu_seconds()
     page.evaluate("window.atelierClicked = performance.now()")
     button.click()
     page.wait_for_function(f"'{wanted}' in window.atelierTimes", polling=50)
-    return float(page.evaluate(f"(window.atelierTimes['{wanted}'] - window.atelierClicked) / 1000"))
+    spent = server.cpu_seconds() + browser_cpu_seconds() - before
+    return Taken(float(page.evaluate(f"(window.atelierTimes['{wanted}'] - window.atelierClicked) / 1000")), spent)
 
 
 def asked_rows(server: Server, run: RunDir) -> Iterator[Row]:
@@ -234,8 +273,8 @@ def asked_rows(server: Server, run: RunDir) -> Iterator[Row]:
 def page_rows(server: Server, pictures: Path, watched: float, browser: Any) -> Iterator[Row]:
     """Chromium opens the page, cold and warm, and watches."""
     for when in ("cold", "warm"):
-        page, taken = open_page(browser, server.url, "curve")
-        yield seconds(f"run page usable, {when}", taken, OPEN_BUDGET_S)
+        page, taken = open_page(browser, server, "curve")
+        yield from taken.rows(f"run page usable, {when}")
         if when == "cold":
             page.context.close()
     time.sleep(2)
@@ -246,8 +285,8 @@ def page_rows(server: Server, pictures: Path, watched: float, browser: Any) -> I
     page.click("#atelier_page_new")
     page.click("#atelier_type_path")
     page.fill("#atelier_folder", str(pictures))
-    taken = clicked(page, page.locator("#atelier_open_folder"), "pictures")
-    yield seconds("500 pictures' first thumbnails, never seen", taken, OPEN_BUDGET_S)
+    taken = clicked(page, page.locator("#atelier_open_folder"), "pictures", server)
+    yield from taken.rows("500 pictures' first thumbnails, never seen")
     upload, before = (
         json.loads(page.evaluate("sessionStorage.getItem('atelier_draft')"))["upload"],
         server.cpu_seconds(),
@@ -257,8 +296,9 @@ def page_rows(server: Server, pictures: Path, watched: float, browser: Any) -> I
     spent = server.cpu_seconds() - before
     yield Row("500 pictures looked into, meanwhile", round(spent, 1), "CPU s", None, None, None, None)
     page.context.close()
-    _, taken = open_page(browser, server.url, "pictures", json.dumps({"form": {}, "upload": upload}))
-    yield seconds("500 pictures, page opened again", taken, OPEN_BUDGET_S)
+    _, taken = open_page(browser, server, "pictures", json.dumps({"form": {}, "upload": upload}))
+    yield from taken.rows("500 pictures, page opened again")
+    yield Row(f"load of the machine, {os.cpu_count()} cores", round(os.getloadavg()[0], 2), "", None, None, None, None)
 
 
 def rows(work: Path, watched: float) -> list[Row]:
