@@ -1,15 +1,25 @@
 """What a webui can be started with, each in a process of its own: what works, and what is refused for what reason."""
 
 import http.server
+import os
+import shutil
 import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+from pathlib import Path
 
 import pytest
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 SESSION = "/lora-atelier/v1/session"
+# Where other extensions lie, each in the folder of its name.
+NEIGHBOURS = Path(os.environ.get("LORA_ATELIER_NEIGHBOURS") or os.devnull)
+# Those that drive the webui's own loader: a tag in the way of each that changes nothing, and one that changes a part.
+THEIR_TAGS = {
+    "sd-webui-lora-block-weight": ("<lora:one:0.8:lbw=NONE>", "<lora:one:0.8:lbw=OUTALL>"),
+    "sd-webui-loractl": ("<lora:one:0@0,0@1>", "<lora:one:0@0,0.8@1>"),
+}
 
 
 @pytest.fixture
@@ -21,7 +31,7 @@ def started(webui_folder, tmp_path):
     made = []
 
     def start(*switches, answers=SESSION, install=True, neighbour=""):
-        """``neighbour``: another extension's folder, with a script that does nothing."""
+        """``neighbour``: another extension's folder; a script that does nothing stands for it where it isn't here."""
         webui = Webui(webui_folder, tmp_path)
         missing = [name for name in switches if name not in webui.kind.switches]
         if missing:
@@ -29,7 +39,9 @@ def started(webui_folder, tmp_path):
         webui.arguments = [each for name in switches for each in webui.kind.switches[name]]
         if install:
             webui.install()
-        if neighbour:
+        if neighbour and (NEIGHBOURS / neighbour).is_dir():
+            shutil.copytree(NEIGHBOURS / neighbour, tmp_path / "extensions" / neighbour)
+        elif neighbour:
             script = tmp_path / "extensions" / neighbour / "scripts" / "nothing.py"
             script.parent.mkdir(parents=True)
             script.write_text("# stands for another extension", encoding="utf-8")
@@ -103,12 +115,18 @@ def test_without_a_page_prompts_are_ours_and_there_are_no_routes(started):
     assert status(webui, SESSION) == 404
 
 
-@pytest.mark.parametrize("neighbour", ["sd-webui-lora-block-weight", "sd-webui-loractl"])
+@pytest.mark.parametrize("neighbour", sorted(THEIR_TAGS))
 def test_beside_an_extension_that_drives_the_webuis_loader_that_one_has_the_prompts(started, neighbour):
-    """The folders are stand-ins of the real ones' names: it is by these that they are known."""
+    """It is by the names of their folders that they are known; LORA_ATELIER_NEIGHBOURS may name the real ones."""
     webui = started(neighbour=neighbour)
 
     assert draws(webui)
+    if (NEIGHBOURS / neighbour).is_dir():
+        nothing, part = THEIR_TAGS[neighbour]
+        plain = webui.draw("a cat")
+        assert webui.draw(f"a cat {nothing}").hash == plain.hash
+        assert webui.draw(f"a cat {part}").hash not in (plain.hash, webui.draw("a cat <lora:one:0.8>").hash)
+        assert webui.draw("a cat").hash == plain.hash
     assert webui.ours("GET", "guard")["pictures"] == []  # pictures that ours applied a LoRA to are in there
 
 

@@ -67,6 +67,7 @@ def test_the_page_says_for_what_a_picture_waits(webui, plain, training, browser)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_trainings_samples_are_drawn_by_the_webuis_own_sampler_where_it_keeps_its_model(webui, plain):
     """On a base model of SD 1.5's own size, as far as the webui reads files: our trainer trains no other one."""
     from PIL import Image
@@ -107,6 +108,7 @@ def test_a_trainings_samples_are_drawn_by_the_webuis_own_sampler_where_it_keeps_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_checkpoints_are_compared_by_the_webuis_own_sampler(webui, plain):
     """The run trained the embedded base model; a LoRA for the webui's takes the place of what it made.
 
@@ -124,7 +126,7 @@ def test_checkpoints_are_compared_by_the_webuis_own_sampler(webui, plain):
 
     answer = webui.ours("POST", f"checkpoints/{run}/compare", {"prompt": "a cat", "weights": [0.8], "seed": 7})
     assert "grid" in answer, answer
-    until(lambda: grid(webui, run)["state"] != "drawing", seconds=600)
+    until(lambda: grid(webui, run)["state"] != "drawing", seconds=1800)
 
     assert grid(webui, run)["state"] == "finished", grid(webui, run)
     cell = Image.open(folder / "compare" / "step-000001-0.8.png").convert("RGB")

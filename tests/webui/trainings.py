@@ -9,7 +9,7 @@ from typing import Any
 from .install import ROOT, Webui
 from .models import EMBEDDED
 
-_PATIENCE_S = 600.0
+_PATIENCE_S = 1800.0
 
 
 def train(webui: Webui, name: str, *, steps: int, base: Path = EMBEDDED, **changes: Any) -> str:
