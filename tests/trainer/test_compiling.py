@@ -89,5 +89,13 @@ def test_where_other_layers_take_part_at_each_step_nothing_is_compiled(network):
     assert "not compiled" in str(said[0])
 
 
+def test_inductor_is_not_used_on_a_processor():
+    said = []
+    asked = TrainConfig(memory=MemoryConfig(torch_compile=True, dynamo_backend="inductor"))
+
+    assert compiled_unet(asked, Unet(), said.append) is None
+    assert "wrong gradients" in str(said[0])
+
+
 def test_nothing_is_compiled_unasked():
     assert compiled_unet(TrainConfig(), Unet(), pytest.fail) is None

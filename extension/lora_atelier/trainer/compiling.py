@@ -67,6 +67,15 @@ def compiled_unet(config: TrainConfig, unet: nn.Module, warn: Callable[[Message]
             )
         )
         return None
+    if config.memory.dynamo_backend == "inductor" and next(unet.parameters()).device.type == "cpu":
+        # torch 2.13, batches of one picture: gradients of some layers were not those of the U-Net itself.
+        warn(
+            message(
+                "The U-Net is not compiled: on a processor PyTorch's inductor can give wrong gradients. Choose "
+                "dynamo_backend = aot_eager, or remove torch_compile. The LoRA is the same."
+            )
+        )
+        return None
     return CompiledUnet(unet, config.memory.dynamo_backend, warn)
 
 
