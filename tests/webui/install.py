@@ -72,21 +72,30 @@ class Webui:
     def start(self, *, answers: str = "/lora-atelier/v1/session") -> None:
         """Start it and wait until it answers. Raises RuntimeError with the end of its log."""
         env = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False",
-               "OMP_WAIT_POLICY": "PASSIVE"}  # fmt: skip
+               "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}  # fmt: skip
+        starts = self.starts()
         env.pop("PYTHONPATH", None)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [self.python, "launch.py", *self._options()], cwd=self.folder, env=env, stdout=log, stderr=log,
                 stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
-        self.wait(answers)
+        self.wait(answers, starts=starts + 1)
 
-    def wait(self, path: str = "/lora-atelier/v1/session") -> None:
-        """Wait until it answers ``path``, our routes if nothing is said: after a start, or after "Reload UI"."""
+    def starts(self) -> int:
+        """How often it has said that it is up; SD.Next does not."""
+        return self.log.read_text(errors="replace").count("Startup time:") if self.log.exists() else 0
+
+    def wait(self, path: str = "/lora-atelier/v1/session", *, starts: int = 0) -> None:
+        """Wait until it answers ``path``, our routes if nothing is said, and is not asked before it is up for the
+        ``starts``-th time."""
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline:
             if self._process is not None and self._process.poll() is not None:
                 break
+            if self.starts() < starts and not self.kind.restarts:
+                time.sleep(0.5)
+                continue
             try:
                 self._token = str(self.call("GET", path, seconds=10).get("token", ""))
                 return

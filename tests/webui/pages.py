@@ -53,6 +53,19 @@ def press_generate(page: Any, webui: Webui, prompt: str) -> None:
     page.locator("#txt2img_generate").first.evaluate("button => button.click()")
 
 
+def reload(page: Any, webui: Webui) -> None:
+    """Press "Reload UI", close the page, and wait until the webui is there again.
+
+    Whoever asks for anything at the wrong moment of its start ends AUTOMATIC1111 ("Cannot add middleware after an
+    application has started"), and its own page does after two seconds.
+    """
+    starts = webui.starts()
+    page.evaluate("gradioApp().querySelector('#settings_restart_gradio').click()")
+    page.wait_for_timeout(1000)
+    page.close()
+    webui.wait(starts=starts + 1)
+
+
 def keep(page: Any, webui: Webui, what: str) -> None:
     """Keep what the page looks like where LORA_ATELIER_SHOTS says."""
     if folder := os.environ.get("LORA_ATELIER_SHOTS"):

@@ -198,11 +198,10 @@ def test_the_tab_is_there_also_after_three_reloads_of_the_page(webui, plain, bro
         page = pages.open_page(browser, webui)
         pages.open_tab(page)
         pages.keep(page, webui, "tab")
-        if not webui.kind.restarts:
-            page.evaluate("gradioApp().querySelector('#settings_restart_gradio').click()")
-            page.wait_for_timeout(3000)
-        page.close()
-        webui.wait()
+        if webui.kind.restarts:
+            page.close()
+        else:
+            pages.reload(page, webui)
         assert webui.draw("a cat").hash == plain.hash
         assert webui.draw(f"a cat {LORA}").hash == changed.hash
 
@@ -216,11 +215,7 @@ def test_the_page_is_reloaded_ten_times_while_a_training_runs(webui, plain, brow
 
     run = trainings.train(webui, "while reloading", steps=4000)
     for _ in range(10):
-        page = pages.open_page(browser, webui)
-        page.evaluate("gradioApp().querySelector('#settings_restart_gradio').click()")
-        page.wait_for_timeout(3000)
-        page.close()
-        webui.wait()
+        pages.reload(pages.open_page(browser, webui), webui)
         assert webui.ours("GET", f"runs/{run}")["status"] == "running"
     trainings.stop(webui, run)
     assert webui.draw("a cat").hash == plain.hash
