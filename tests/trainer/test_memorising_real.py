@@ -1,6 +1,6 @@
 """Acceptance test F1 on the embedded base model: minutes of training, so by hand (``-m slow``).
 
-A LoRA is overfitted on one detailed drawing, which one step in seventeen shows alone. Beside it the LoRA learns a
+A LoRA is overfitted on one detailed drawing, which one step in thirteen shows alone. Beside it the LoRA learns a
 figure from its 16 example pictures, at a fraction of its strength (``network_multiplier``): so the figure is there at
 weights at which the drawing is not.
 """

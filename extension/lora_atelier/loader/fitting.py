@@ -22,13 +22,12 @@ from ..models.detect import FAMILY_NAMES
 from ..models.layers import Layer
 from ..rights import safe_weight
 from ..safetensors_header import BrokenFileError
+from .originals import BITS
 
 # Above this share of layers that the model does not have, a file is not meant for it.
 _UNKNOWN_LIMIT = 0.05
 # Trained numbers are around 1; the product of four larger ones than this, as LoHa's, leaves float32.
 _LARGEST = 1e8
-# Whole numbers of each size in bytes.
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # More keys than any model has layers: such a file would only keep the host busy.
 _MOST_KEYS = 50_000
 # The shortest entry of a header: "":{"dtype":"I8","shape":[],"data_offsets":[0,1]} and a comma.
@@ -237,7 +236,7 @@ def _is_moderate(tensor: Tensor) -> bool:
         return True
     if not tensor.is_floating_point():
         return bool(tensor.double().abs().max() <= _LARGEST)
-    kind = _BITS[tensor.element_size()]
+    kind = BITS[tensor.element_size()]
     largest = torch.tensor(min(_LARGEST, torch.finfo(tensor.dtype).max), dtype=tensor.dtype)
     sign = torch.iinfo(kind).max if kind.is_signed else 0x7F
     bits = tensor.contiguous().view(kind).numpy() & sign

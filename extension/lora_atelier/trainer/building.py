@@ -45,7 +45,7 @@ def build(this: Run, model: Model, accelerator: Any, condition: Callable[[Sequen
     optimizer = accelerator.prepare(_optimizer(this, network))
     decay = config.optimizer.ema_decay
     average = Average(network.parameters(), decay) if decay else None
-    compiled = compiled_unet(config, model.unet, this.warn)
+    compiled = compiled_unet(config, model.unet, network, this.warn)
     return Trainee(model, network, optimizer, accelerator, _alphas(model, config), condition, average, compiled)
 
 
