@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import random
 import statistics
 import sys
@@ -24,6 +25,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "extension"), str(ROOT)]
+# Processor seconds are of one thread: a second one that waits for the first would be counted as well.
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 import numpy as np  # noqa: E402
 from benchmarks import drawings  # noqa: E402
@@ -130,10 +133,11 @@ HARD: dict[str, Edit] = {
 
 @dataclass
 class Pictures:
-    """Training pictures, and others that are copies of none."""
+    """Training pictures, others that are copies of none, and some of the training's characters drawn again."""
 
     training: list[tuple[str, Image.Image]]
     others: list[tuple[str, Image.Image]]
+    again: list[tuple[str, str, Image.Image]]
 
 
 def pictures(*, quick: bool) -> Pictures:
@@ -142,8 +146,14 @@ def pictures(*, quick: bool) -> Pictures:
     photographs = [(name, fingerprints.shrunk(picture, SIDE)) for name, picture in photographs]
     training = photographs + [(f"{k} {seed}", drawings.draw(k, seed, SIDE)) for k in drawings.KINDS for seed in seeds]
     others = [(f"{kind} {seed}", drawings.draw(kind, seed, SIDE)) for kind in drawings.KINDS for seed in more]
-    others += [(f"character {seed} again", drawings.draw("character", seed, SIDE, pose=300 + seed)) for seed in seeds]
-    return Pictures(training, others)
+    # Trained characters in other poses: the ground and the ornaments stay where they were.
+    poses = range(900, 903 if quick else 920)
+    again = [
+        (f"character {seed}", f"pose {pose}", drawings.draw("character", seed, SIDE, pose=pose))
+        for seed in seeds
+        for pose in poses
+    ]
+    return Pictures(training, others, again)
 
 
 def phash(picture: Image.Image) -> NDArray[np.bool_]:
@@ -203,14 +213,28 @@ def recall(pictures: Pictures, known: References, edits: dict[str, Edit], everyd
     return rows
 
 
-def false_alarms(pictures: Pictures, known: References) -> Row:
-    alarms = 0
-    for name, picture in pictures.others:
+def false_alarms(pictures: Pictures, known: References) -> list[Row]:
+    """Of pictures that are copies of none, how many are called one, or close to one.
+
+    A character in another pose is close to its own picture, whose ground and ornaments it has; that is no alarm, but
+    being taken for another's is.
+    """
+    looked_at = [("", name, picture) for name, picture in pictures.others] + pictures.again
+    alarms = close = 0
+    for own, name, picture in looked_at:
         finding = guard.compare(guard.Output(picture), [("a", known)])
-        if finding.verdict != "nothing found":
+        if finding.verdict == "nothing found":
+            continue
+        assert finding.near is not None
+        if finding.near.picture == own:
+            close += 1
+        else:
             alarms += 1
-            print(f"  false alarm: {name}: {finding.verdict} {finding.near}", flush=True)
-    return Row("false alarms", alarms, f"of {len(pictures.others)}", budget=0, ok=alarms == 0)
+            print(f"  false alarm: {own} {name}: {finding.verdict} {finding.near}", flush=True)
+    return [
+        Row("false alarms", alarms, f"of {len(looked_at)}", budget=0, ok=alarms == 0),
+        Row("a character in another pose: close to its own picture", close, f"of {len(pictures.again)}"),
+    ]
 
 
 def costs(pictures: Pictures, known: References) -> list[Row]:
@@ -300,7 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{len(known)} training pictures, {len(given.others)} others; too plain to tell: {', '.join(silent) or 'none'}"
     )
     rows = recall(given, known, EVERYDAY, True) + recall(given, known, HARD, False)
-    rows += [false_alarms(given, known), *costs(given, known), *registry(REGISTRY_SIZE)]
+    rows += [*false_alarms(given, known), *costs(given, known), *registry(REGISTRY_SIZE)]
     return report(rows, chosen.json)
 
 

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image, ImageFilter, ImageOps
 
 from lora_atelier.rights import fingerprints
-from lora_atelier.rights.fingerprints import CERTAIN, FLAG, NUM_VIEWS
+from lora_atelier.rights.fingerprints import CERTAIN, FLAG, FLAG_PARTS, NUM_VIEWS
 
 from . import pdq_cases
 
@@ -48,6 +48,18 @@ def test_an_edited_copy_is_near_and_the_other_pictures_are_not(edit):
     assert found.argmin() == at
     assert found[at] < FLAG
     assert np.delete(found, at).min() > FLAG
+
+
+@pytest.mark.parametrize("edit", [lambda picture: picture, ImageOps.mirror, lambda picture: picture.convert("L")])
+def test_all_parts_of_a_copy_lie_at_their_places_and_those_of_another_picture_do_not(edit):
+    views = np.stack([fingerprints.fingerprint(Image.open(path)).views for path in PHOTOGRAPHS])
+    at = [path.stem for path in PHOTOGRAPHS].index("astronaut")
+
+    found = fingerprints.composition_distance(fingerprints.fingerprint(edit(photograph())), views)
+
+    assert found[at] < FLAG_PARTS
+    assert np.delete(found, at).min() > FLAG_PARTS
+    assert fingerprints.composition_distance(fingerprints.fingerprint(photograph()), views[:0]).shape == (0,)
 
 
 def test_a_picture_is_nothing_away_from_itself_and_the_measure_is_symmetric_for_crops():

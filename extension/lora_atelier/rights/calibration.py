@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from . import fingerprints, grid, keypoints
-from .fingerprints import CERTAIN, DOUBT, FLAG, NUM_VIEWS, Fingerprint
+from .fingerprints import CERTAIN, DOUBT, FLAG, FLAG_PARTS, NUM_VIEWS, Fingerprint
 from .keypoints import Points
 from .pdq import BYTES, Bits, Luma
 from .references import Reference, References
@@ -82,8 +82,8 @@ def build(model_hash: str, pictures: Iterable[Prepared]) -> References:
     )
 
 
-def calibrated(pictures: Sequence[Prepared]) -> list[tuple[int, int, int, float]]:
-    """The limits ``whole``, ``windows``, ``corners`` and ``blocks`` of each picture.
+def calibrated(pictures: Sequence[Prepared]) -> list[tuple[int, int, int, float, float]]:
+    """The limits ``whole``, ``windows``, ``corners``, ``blocks`` and ``parts`` of each picture.
 
     The same picture twice does not count as another. ``whole`` is 0 where a picture says nothing: too few edges, or
     another training picture that can hardly be told from it.
@@ -99,10 +99,12 @@ def calibrated(pictures: Sequence[Prepared]) -> list[tuple[int, int, int, float]
         others.sort(key=lambda n: int(apart[n]))
         whole = min([FLAG, *(int(apart[n]) for n in others)])
         if not one.seen.is_telling or whole < _FEWEST_BITS:
-            limits.append((0, 0, keypoints.FLAG, _NEVER))
+            limits.append((0, 0, keypoints.FLAG, _NEVER, 0.0))
             continue
+        alike = fingerprints.composition_distance(one.seen, views[others])
+        composed = float(min([FLAG_PARTS, *alike]))
         if len(pictures) > _MOST_COMPARED:
-            limits.append((whole, grid.FLAG, keypoints.FLAG, keypoints.IN_PLACE))
+            limits.append((whole, grid.FLAG, keypoints.FLAG, keypoints.IN_PLACE, composed))
             continue
         asked = grid.hashes(one.luma)
         windows = min([grid.FLAG, *grid.distance(asked, parts[others]).tolist()])
@@ -111,7 +113,8 @@ def calibrated(pictures: Sequence[Prepared]) -> list[tuple[int, int, int, float]
         corners = max([keypoints.FLAG, *(2 * count for count in agreeing)])
         near = [n for n in others[:_NEIGHBOURS] if apart[n] < DOUBT]
         laid = [in_place(pictures[n].luma, one.luma).share for n in near]
-        limits.append((whole, windows, corners, max([keypoints.IN_PLACE, *(share + _APART for share in laid)])))
+        blocks = max([keypoints.IN_PLACE, *(share + _APART for share in laid)])
+        limits.append((whole, windows, corners, blocks, composed))
     return limits
 
 

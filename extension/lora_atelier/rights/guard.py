@@ -2,7 +2,8 @@
 
 It sees neither style nor a person's or character's likeness, and says so. It never decides: it shows both pictures.
 
-First look: PDQ of the whole and of parts (``fingerprints``), and where that leaves doubt, block by block. Second look,
+First look: PDQ of the whole and of parts (``fingerprints``), each against each and all at their places, and where that
+leaves doubt, block by block. Second look,
 where the first found nothing: windows (``grid``) and corners (``keypoints``). Third look, where the person has a model
 for it: ``embedder``.
 """
@@ -25,9 +26,9 @@ from .pdq import Bits, Luma
 from .references import References
 
 Verdict = Literal["copy-like", "close", "nothing found"]
-Look = Literal["whole", "blocks", "windows", "corners", "embedder"]
+Look = Literal["whole", "parts", "blocks", "windows", "corners", "embedder"]
 
-DETECTOR = f"{ALGORITHM}, blocks, windows, corners v1"
+DETECTOR = f"{ALGORITHM}, parts, blocks, windows, corners v2"
 # The corners of at most so many training pictures are compared, the nearest by their hashes: 5 CPU milliseconds each.
 MOST_CORNERS = 40
 _MOST_LAID = 6
@@ -47,8 +48,8 @@ class Used:
 class Near:
     """The training picture that an output is most like: whose it is, and by which look.
 
-    ``value`` and ``limit`` are bits that differ (whole, windows), a share of the picture that is the same (blocks),
-    places that agree (corners) or a cosine (embedder).
+    ``value`` and ``limit`` are bits that differ (whole, parts, windows), a share of the picture that is the same
+    (blocks), places that agree (corners) or a cosine (embedder).
     """
 
     lora: str
@@ -201,6 +202,12 @@ def _compare_one(output: Output, name: str, kept: References, *, second_look: bo
     best: tuple[Verdict, Near] = ("nothing found", near(nearest, "whole", apart[nearest]))
     if below[nearest] < 0:
         return "copy-like", best[1]
+    if output.seen.is_telling:
+        composed = fingerprints.composition_distance(output.seen, kept.views)
+        alike = composed - [each.parts if each.whole else 0.0 for each in kept.pictures]
+        at = int(alike.argmin())
+        if alike[at] < 0:
+            return "copy-like", near(at, "parts", round(float(composed[at]), 1))
     laid = _laid_in_place(output, kept, apart)
     if laid is not None:
         verdict, share, at = laid
@@ -265,7 +272,7 @@ def _by_embedder(output: Output, name: str, kept: References, embedder: Embeds) 
 
 def closeness(near: Near) -> float:
     """How far beyond its limit something is, to choose among findings of one verdict."""
-    if near.look in ("whole", "windows"):
+    if near.look in ("whole", "parts", "windows"):
         return (near.limit - near.value) / 256
     if near.look == "blocks":
         return near.value - near.limit

@@ -40,8 +40,8 @@ LEAST, BLOCKS, SHARE = 10, 12, 0.85
 # From so many places and this share on a pair is worth looking at.
 FLAG, FLAG_SHARE = 14, 0.72
 # Where hashes leave doubt, both pictures are laid upon each other: what a model drew again reaches 0.8, another drawing
-# of the same kind 0.3; from the second share on a pair is worth looking at.
-IN_PLACE, FLAG_IN_PLACE = 0.7, 0.5
+# of the same kind 0.3, of the same template 0.55; from the second share on a pair is worth looking at.
+IN_PLACE, FLAG_IN_PLACE = 0.7, 0.6
 # Blocks of a picture are compared where their brightness spreads by so much, and are alike from this correlation on.
 _BLOCK, _LEAST_SPREAD, _ALIKE = 16, 4.0, 0.6
 

@@ -109,7 +109,7 @@ def distances(one: Bits, other: Bits) -> NDArray[np.int16]:
 
 
 def as_words(hashes: Bits) -> NDArray[np.uint64]:
-    """The same bits (n, 32) as (n, 4) words of 64."""
+    """The same bits (..., 32) as (..., 4) words of 64."""
     return np.ascontiguousarray(hashes).view(np.uint64)
 
 

@@ -34,8 +34,8 @@ SCHEMA = 1
 class Reference:
     """One training picture: its file's name and hash, how much there is to see in it (0 to 100), and its limits.
 
-    An output is like it below ``whole`` and ``windows`` bits, from ``corners`` places or a share of ``blocks`` on;
-    ``whole`` is 0 where nothing can be said.
+    An output is like it below ``whole``, ``parts`` and ``windows`` bits, from ``corners`` places or a share of
+    ``blocks`` on; ``whole`` is 0 where nothing can be said. Files from before ``parts`` have 0 there.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Reference:
     windows: int
     corners: int
     blocks: float
+    parts: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +145,7 @@ def _checked(stored: dict[str, NDArray[Any]]) -> References:
             windows=int(each["windows"]),
             corners=int(each["corners"]),
             blocks=float(each["blocks"]),
+            parts=float(each.get("parts", 0.0)),
         )
         for each in about["pictures"]
     )
