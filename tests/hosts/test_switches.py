@@ -1,5 +1,6 @@
 """What a webui's switches mean to the extension, against a fake of the callbacks that bring it in."""
 
+import inspect
 import types
 
 import pytest
@@ -25,8 +26,14 @@ def webui(request, make_webui, monkeypatch):
     names = ("on_before_ui", "on_ui_settings", "on_ui_tabs", "on_app_started", "on_model_loaded",
              "on_infotext_pasted", "on_before_image_saved", "on_image_saved", "on_script_unloaded")  # fmt: skip
 
+    fake.frames = set()
+
     def register(name):
-        return lambda callback: fake.callbacks.setdefault(name, []).append(callback)
+        def add(callback):
+            fake.frames |= {frame.filename for frame in inspect.stack(0)}
+            fake.callbacks.setdefault(name, []).append(callback)
+
+        return add
 
     fake.add("modules.script_callbacks", **{name: register(name) for name in names})
     from tests.hosts.fakes import install
@@ -51,6 +58,13 @@ def app_of(fake, demo=None, *, page=True):
 
 def client(app):
     return TestClient(app, base_url="http://127.0.0.1")
+
+
+def test_it_registers_where_the_stack_is_short_because_webuis_look_through_it_each_time(webui):
+    fake, _ = webui
+
+    assert not any("pytest" in name for name in fake.frames), "a caller of start() was seen"
+    assert len(fake.callbacks) == 9
 
 
 def test_without_a_page_there_are_no_routes_that_no_login_would_guard(webui):

@@ -46,16 +46,12 @@ def start() -> None:
         _log.warning("LoRA Atelier: this webui is not one that it knows; it does nothing here")
         return
     _state["host"] = host
+    # From a thread of its own: AUTOMATIC1111 looks through the whole stack at each registration, and for every frame of
+    # a script that it is loading through all modules there are: 0.04 seconds of its start each.
     callbacks = import_module("modules.script_callbacks")
-    _register(callbacks, "on_before_ui", lambda: _before_ui(host))
-    _register(callbacks, "on_ui_settings", lambda: _settings(host))
-    _register(callbacks, "on_ui_tabs", _tabs)
-    _register(callbacks, "on_app_started", lambda demo, app: _app_started(host, demo, app))
-    _register(callbacks, "on_model_loaded", lambda model: host.model_changed())
-    _register(callbacks, "on_infotext_pasted", lambda text, params: network.find_pasted(params, host.catalogue))
-    _register(callbacks, "on_before_image_saved", host.pictures.before_saved)
-    _register(callbacks, "on_image_saved", host.pictures.saved)
-    _register(callbacks, "on_script_unloaded", lambda: _unloaded(host))
+    registering = threading.Thread(target=_register_all, args=(host, callbacks), name="atelier-register")
+    registering.start()
+    registering.join()
     router.install(import_module("modules.extra_networks"), host)
 
 
@@ -94,6 +90,18 @@ def script() -> type | None:
                 host.show_comments(p, processed)
 
     return LoraAtelierScript
+
+
+def _register_all(host: WebuiHost, callbacks: Any) -> None:
+    _register(callbacks, "on_before_ui", lambda: _before_ui(host))
+    _register(callbacks, "on_ui_settings", lambda: _settings(host))
+    _register(callbacks, "on_ui_tabs", _tabs)
+    _register(callbacks, "on_app_started", lambda demo, app: _app_started(host, demo, app))
+    _register(callbacks, "on_model_loaded", lambda model: host.model_changed())
+    _register(callbacks, "on_infotext_pasted", lambda text, params: network.find_pasted(params, host.catalogue))
+    _register(callbacks, "on_before_image_saved", host.pictures.before_saved)
+    _register(callbacks, "on_image_saved", host.pictures.saved)
+    _register(callbacks, "on_script_unloaded", lambda: _unloaded(host))
 
 
 def _register(callbacks: Any, name: str, callback: Callable[..., Any]) -> None:
