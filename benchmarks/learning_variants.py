@@ -83,6 +83,7 @@ VARIANTS = (
     # What may reach the same in fewer steps.
     Variant("uniform timesteps", loss={"timesteps": "uniform"}),
     Variant("low-discrepancy timesteps", loss={"timesteps": "low_discrepancy"}),
+    Variant("rank 8, low-discrepancy timesteps", {"rank": 8, "alpha": 4.0}, loss={"timesteps": "low_discrepancy"}),
     Variant("min-SNR 5", loss={"min_snr_gamma": 5.0}),
     Variant("debiased", loss={"debiased_estimation_loss": True}),
     Variant("huber", loss={"loss_type": "huber"}),
