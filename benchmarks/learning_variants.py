@@ -15,6 +15,9 @@ FULL = "full fine-tuning"
 KOHYA = "as sd-scripts"
 
 
+RECIPE = "recipe"
+
+
 @dataclass(frozen=True, eq=False)  # mappings have no hash
 class Variant:
     """What differs from the recipe, by group of the configuration."""
@@ -36,17 +39,18 @@ class Variant:
         return self.name.startswith(KOHYA)
 
     def applied(self, config: TrainConfig, seed: int) -> TrainConfig:
-        """The recipe with the differences and the seed."""
+        """The recipe with the differences and the seed; but for the recipe itself of rank 16, if no other is named."""
+        network = self.network if self.name == RECIPE else {"rank": 16, "alpha": 8.0, **self.network}
         return dataclasses.replace(
             config,
-            network=dataclasses.replace(config.network, **self.network),
+            network=dataclasses.replace(config.network, **network),
             optimizer=dataclasses.replace(config.optimizer, **self.optimizer),
             schedule=dataclasses.replace(config.schedule, seed=seed, **self.schedule),
             loss=dataclasses.replace(config.loss, **self.loss),
         )
 
 
-# sd-scripts' best of four learning rates and two optimizers, with the recipe's network and number of steps: constant
+# sd-scripts' best of four learning rates and two optimizers, with rank 16 and the recipe's number of steps: constant
 # rate, each timestep drawn alone. Adafactor as its recipes give it.
 _ADAFACTOR = ("relative_step=False", "scale_parameter=False", "warmup_init=False")
 _KOHYAS = tuple(
@@ -65,10 +69,10 @@ _KOHYAS = tuple(
 )
 _LORA = {"conv_rank": 0}
 VARIANTS = (
-    # The recipe trains convolutions as well: a LoCon of rank 16, convolutions 8.
-    Variant("recipe"),
+    # The recipe trains convolutions as well: a LoCon of rank 8 for both.
+    Variant(RECIPE),
     Variant("LoRA", _LORA),
-    *(Variant(f"rank {rank}", {"rank": rank, "alpha": rank / 2}) for rank in (4, 8, 32)),
+    *(Variant(f"rank {rank}", {"rank": rank, "alpha": rank / 2}) for rank in (4, 16, 32)),
     Variant("scale 1", {"alpha": 16.0, "conv_alpha": 8.0}),
     Variant("DoRA", {"algorithm": "dora"}),
     Variant("LoHa", {"algorithm": "loha"}),
@@ -96,4 +100,4 @@ VARIANTS = (
     *_KOHYAS,
     *(Variant(f"{FULL}, rate {rate:g}", optimizer={"learning_rate": rate}) for rate in (1e-4, 3e-4, 1e-3)),
 )
-QUICK = ("recipe", f"{KOHYA}, AdamW 0.003", f"{FULL}, rate 0.0003")
+QUICK = (RECIPE, f"{KOHYA}, AdamW 0.003", f"{FULL}, rate 0.0003")

@@ -42,7 +42,7 @@ BASE_MODEL = ROOT / "extension" / "lora_atelier" / "embedded" / "base_model"
 SIDE = 512
 BUDGET = 0.01
 # Processor seconds of training the example: 900 steps, its samples and measurements, without the memorisation test.
-TRAINING_S = 220.0
+TRAINING_S = 128.0
 # LoRA files of one training: four checkpoints and the result, of Stable Diffusion 1.5's size at rank 16.
 FILES, FILE_BYTES, LAYERS = 5, 19_000_000, 384
 

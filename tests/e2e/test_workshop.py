@@ -76,11 +76,11 @@ def test_a_setting_is_found_changed_marked_undone_and_in_the_job(page, server, p
 
     page.check("#atelier_only_changed")
     page.wait_for_function(f"{shown} === 1")
-    assert "↺ 16" in row.inner_text()
+    assert "↺ 8" in row.inner_text()
     row.locator(".atelier-undo").click()
     page.wait_for_function(f"{shown} === 0")
     page.uncheck("#atelier_only_changed")
-    assert everything > 50 and page.input_value("#atelier_set_network_rank") == "16"
+    assert everything > 50 and page.input_value("#atelier_set_network_rank") == "8"
 
 
 def test_settings_that_do_not_apply_appear_when_they_do(page, pictures):
@@ -99,9 +99,9 @@ def test_settings_go_out_as_text_and_come_back_changed(page, pictures):
     page.wait_for_selector("#atelier_set_network_rank")
     page.click("#atelier_as_text")
     text = page.input_value("#atelier_text")
-    assert "network_dim = 16" in text
+    assert "network_dim = 8" in text
 
-    page.fill("#atelier_text", text.replace("network_dim = 16", "network_dim = 7"))
+    page.fill("#atelier_text", text.replace("network_dim = 8", "network_dim = 7"))
     page.click("#atelier_take_text")
 
     page.wait_for_function("document.querySelector('#atelier_set_network_rank').value === '7'")
@@ -118,7 +118,7 @@ def test_a_preset_is_kept_and_chosen_again(page, server):
     page.keyboard.press("Enter")
     page.wait_for_selector("#atelier_preset option >> nth=1", state="attached")
     page.locator('.atelier-setting[data-place="network.rank"] .atelier-undo').click()
-    page.wait_for_function("document.querySelector('#atelier_set_network_rank').value === '16'")
+    page.wait_for_function("document.querySelector('#atelier_set_network_rank').value === '8'")
 
     page.select_option("#atelier_preset", index=1)
 

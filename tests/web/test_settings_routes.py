@@ -45,7 +45,7 @@ def test_a_changed_setting_is_in_the_job_and_marked(client, services, asked):
     said = plan(client, asked, **{"network.rank": 32, "dataset.batch_size": 2, "subset.flip_aug": True})["settings"]
 
     assert said["changed"] == ["dataset.batch_size", "network.rank", "subset.flip_aug"]
-    assert said["values"]["network.rank"] == 32 and said["recipe"]["network.rank"] == 16
+    assert said["values"]["network.rank"] == 32 and said["recipe"]["network.rank"] == 8
     run = client.post(f"{V1}/runs", json=asked(**{"network.rank": "32", "subset.flip_aug": True})).json()["run"]
     config = parse_toml((services.jobs.get(run["id"]).path / "config.toml").read_text(encoding="utf-8"), "")
     dataset = parse_toml((services.jobs.get(run["id"]).path / "dataset.toml").read_text(encoding="utf-8"), "")
@@ -83,11 +83,11 @@ def test_settings_that_do_not_apply_are_hidden_until_they_do(client, asked):
 
 
 def test_the_text_of_a_job_read_back_changes_nothing_and_an_edited_one_what_was_edited(client, asked):
-    changes = {"network.rank": 8, "dataset.batch_size": 3, "optimizer.optimizer_args": ["eps=1e-6"]}
+    changes = {"network.rank": 12, "dataset.batch_size": 3, "optimizer.optimizer_args": ["eps=1e-6"]}
     text = client.post(f"{V1}/settings/text", json=asked(**changes)).json()["text"]
 
     read = client.post(f"{V1}/settings/read", json={**asked(), "text": text}).json()
-    edited = text.replace("network_dim = 8", "network_dim = 4")
+    edited = text.replace("network_dim = 12", "network_dim = 4")
     again = client.post(f"{V1}/settings/read", json={**asked(), "text": edited}).json()
 
     assert read["changes"] == changes and read["problems"] == []

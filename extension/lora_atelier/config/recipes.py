@@ -31,9 +31,10 @@ class _Recipe:
 
 
 # Image-views, ranks and rates for SD 1.x and SDXL: the first, still unswept version of the project's reference
-# on other trainers' defaults. "toy" is the embedded base model: measured by `install.py demo --headless`.
+# on other trainers' defaults. "toy" is the embedded base model, whose character was measured by
+# `benchmarks/learning.py`.
 _RECIPES: dict[tuple[str, str], _Recipe] = {
-    ("toy", "character"): _Recipe(16, 3e-3, (7200, 0, 7200), 8, 128, 8),
+    ("toy", "character"): _Recipe(8, 3e-3, (7200, 0, 7200), 8, 128, 8),
     ("toy", "style"): _Recipe(16, 1e-3, (3200, 0, 3200), 8, 128, 8),
     ("toy", "object"): _Recipe(16, 1e-3, (3200, 0, 3200), 8, 128),
     ("sd1", "character"): _Recipe(16, 2e-4, (2000, 20, 6000), 2, 512),
