@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from .. import memory
 from ..config.epochs import in_steps
 from ..config.rhythm import Rhythms
 from ..datasets.cache import CacheFolder
@@ -62,6 +63,8 @@ class Session:
 
         checkpoint.require_writable(this.path, Path(this.config.output.folder))
         accelerator = Accelerator(mixed_precision=this.config.schedule.mixed_precision)
+        if accelerator.device.type == "cpu":
+            memory.keep_freed()
         pictures = read_pictures(this)
         steps_per_epoch = count_in_steps(this, pictures)
         config = this.config
