@@ -135,6 +135,9 @@ def train(variant: Variant, seed: int, work: Path, effort: Effort) -> Made:
     config = variant.applied(config_files.read(run.path), seed)
     schedule = dataclasses.replace(config.schedule, steps=effort.steps or config.schedule.steps)
     validation = dataclasses.replace(config.validation, every_n_steps=max(1, schedule.steps // effort.measurements))
+    if variant.is_full:
+        # Whether pictures come back is asked of an adapter at weights that a whole U-Net does not have.
+        validation = dataclasses.replace(validation, memorisation=0.0)
     config_files.write(dataclasses.replace(config, schedule=schedule, validation=validation), run.path)
     if variant.is_full:
         script = Path(__file__).with_name("learning_full.py")
