@@ -16,6 +16,8 @@ _SWITCHES = {
     "no queue": ("--no-gradio-queue",),
     "no page": ("--nowebui",),
     "frozen": ("--freeze-settings",),
+    "medvram": ("--medvram",),
+    "lowvram": ("--lowvram",),
 }
 _EULER = {"width": 128, "height": 128, "steps": 3, "cfg_scale": 5, "seed": 7, "sampler_name": "Euler"}
 _HIRES = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.6,

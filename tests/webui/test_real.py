@@ -108,6 +108,21 @@ def test_the_hires_pass_has_the_lora(webui, plain):
     assert webui.draw("a cat").hash == plain.hash
 
 
+def test_a_refiner_that_takes_over_in_the_middle_has_the_lora(webui, plain):
+    if webui.kind.restarts:
+        pytest.skip("SD.Next's refiner is a second pass")
+    refined = {"steps": 4, "refiner_checkpoint": webui.kind.checkpoint("second"), "refiner_switch_at": 0.5}
+    without = webui.draw("a cat", **refined)
+    assert without.difference(webui.draw("a cat", steps=4)) > 5
+
+    changed = webui.draw(f"a cat {LORA}", **refined)
+
+    assert changed.difference(without) > 5
+    assert changed.difference(webui.theirs(f"a cat {LORA}", **refined)) <= webui.kind.rounding
+    assert webui.draw("a cat", **refined).hash == without.hash
+    assert webui.draw("a cat").hash == plain.hash
+
+
 def test_a_word_inside_of_a_lora_file_is_as_one_in_the_folder_of_embeddings(webui, plain):
     """The same vectors are called by either name; without its LoRA the one inside of it is a word like others."""
     filed = webui.draw(f"a filedword {LORA}")

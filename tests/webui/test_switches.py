@@ -108,6 +108,12 @@ def test_without_gradios_queue_and_with_frozen_settings_it_works(started, browse
     assert draws(webui)
 
 
+@pytest.mark.parametrize("switch", ["medvram", "lowvram"])
+def test_where_parts_of_the_model_come_and_go_a_lora_is_applied_and_taken_off(started, switch):
+    """On a processor they come and go in name only: by the same hooks, to the same device."""
+    assert draws(started(switch))
+
+
 def test_without_a_page_prompts_are_ours_and_there_are_no_routes(started):
     webui = started("no page", answers="/sdapi/v1/options")
 
