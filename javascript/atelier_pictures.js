@@ -16,6 +16,7 @@
         duplicate: [(count) => t("{count} nearly the same as another", { count }), true],
         blurred: [(count) => t("{count} blurred", { count }), true],
         small: [(count) => t("{count} small", { count }), true],
+        face: [(count) => t("{count} may show a face", { count }), false],
         caption: [(count) => t("{count} without caption", { count }), false],
         animated: [(count) => t("{count} animated", { count }), false],
     };

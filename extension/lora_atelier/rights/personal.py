@@ -1,6 +1,6 @@
 """Personal data in a picture's file and caption, for a person to look at: places, serial numbers, names, addresses.
 
-Faces are not looked for: numpy and Pillow have no detector. Finding nothing never means that there is nothing.
+For faces see ``datasets.faces``. Finding nothing never means that there is nothing.
 Sources: EXIF 3.0 4.6 (GPS, serial numbers, owner); IPTC Photo Metadata Standard 2023.2 (PersonInImage, Location).
 """
 

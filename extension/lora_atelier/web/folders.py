@@ -30,13 +30,14 @@ from .probing import Refusal, probe, write_thumbnail
 THUMBNAIL_SIDE = 256
 _LONGEST_CAPTION = 20_000
 # Bumped when what is kept of a picture changes, so that it is looked at again.
-_LOOKED = 3
+_LOOKED = 4
 
 
 @dataclass(frozen=True)
 class Issue:
-    """What is wrong with one picture. ``kind`` is "broken", "prohibited", "large", "small", "blurred", "duplicate",
-    "caption" or "animated"; the first three are never trained on. ``other`` is the picture that it doubles."""
+    """What is wrong with one picture. ``kind`` is "broken", "prohibited", "large", "small", "blurred", "face",
+    "duplicate", "caption" or "animated"; the first three are never trained on. ``other`` is the picture that it
+    doubles."""
 
     kind: str
     said: Message

@@ -17,7 +17,7 @@ from .services import Services
 from .uploads import Received
 
 _LARGE_SIDE = 1024
-_KINDS = ("any", "broken", "prohibited", "large", "small", "blurred", "duplicate", "caption", "animated")
+_KINDS = ("any", "broken", "prohibited", "large", "small", "blurred", "face", "duplicate", "caption", "animated")
 _LOOK_S = 0.8
 
 

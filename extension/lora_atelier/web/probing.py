@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..datasets import looks
+from ..datasets import faces, looks
 from ..errors import ExtensionError, Message, message
 
 MAX_PIXELS = 200_000_000
@@ -31,6 +31,7 @@ def probe(path: Path, refusal: Refusal | None) -> dict[str, Any]:
                 width, height = upright.size
                 frames = getattr(image, "n_frames", 1)
                 look = looks.look(upright)
+                shows_face = faces.may_show_one(upright)
     except (Image.DecompressionBombError, MemoryError):
         return _probed(0, 0, ("large", message("It has too many pixels; make it smaller.")), refused=True)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError):
@@ -49,6 +50,8 @@ def probe(path: Path, refusal: Refusal | None) -> dict[str, Any]:
         issues.append(("small", message("It is very small; a larger picture teaches more.")))
     elif look.detail < looks.BLURRED:
         issues.append(("blurred", message("It looks blurred; the LoRA would learn that too.")))
+    if shows_face:
+        issues.append(("face", message("It may show somebody's face. If it is a real person's, did they agree?")))
     return _probed(width, height, *issues, print=look.print)
 
 
