@@ -146,7 +146,7 @@ def parameter_names(root: torch.nn.Module) -> dict[tuple[int, str], str]:
 @torch.no_grad()
 def merged(weight: Tensor, changes: Sequence[Change]) -> Tensor:
     """Return an unchanged weight (float32, as the webuis hand it over) with the changes in it."""
-    target = weight.clone()
+    target = torch.empty_like(weight)
     merge(target, Copied(weight), changes)
     return target
 
