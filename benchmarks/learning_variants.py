@@ -13,8 +13,7 @@ from lora_atelier.config import TrainConfig
 FULL = "full fine-tuning"
 # How sd-scripts trains, in our trainer; what 20 steps of both come to is the same (tests/trainer/test_parity.py).
 KOHYA = "as sd-scripts"
-
-
+# What the product trains with.
 RECIPE = "recipe"
 
 
@@ -39,7 +38,7 @@ class Variant:
         return self.name.startswith(KOHYA)
 
     def applied(self, config: TrainConfig, seed: int) -> TrainConfig:
-        """The recipe with the differences and the seed; but for the recipe itself of rank 16, if no other is named."""
+        """The recipe with the differences and the seed; what is not the recipe itself has rank 16 unless it says so."""
         network = self.network if self.name == RECIPE else {"rank": 16, "alpha": 8.0, **self.network}
         return dataclasses.replace(
             config,

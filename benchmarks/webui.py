@@ -6,8 +6,8 @@ The webui in DIR (AUTOMATIC1111 or one of the Forges) is started twice on the CP
 (``--small``: the one of ``tests/webui``) and a LoRA of rank 16: once with our loader, once with its own. Seconds are
 processor time of the thread that draws, on one thread, from the activation of the prompt's LoRAs to the end of the
 first step, less the same without a LoRA: some loaders do their work inside of that step. Memory is resident. A small
-extension of this benchmark's own takes the times inside of the webui, through its callbacks;
-"registering" is done in a thread of its own, so it is no part of "import".
+extension of this benchmark's own takes the times inside of the webui, through its callbacks. Callbacks are registered
+in a thread of its own, so that "registering" is no part of "import".
 """
 
 from __future__ import annotations

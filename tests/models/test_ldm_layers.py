@@ -1,5 +1,6 @@
 import pytest
 import torch
+from tests.hosts.fake_parts import tree
 from torch import nn
 
 from lora_atelier.models import configs, layers, ldm, ldm_layers
@@ -9,17 +10,14 @@ diffusers = pytest.importorskip("diffusers")
 
 def ldm_unet(unet):
     """Modules with a diffusers U-Net's weights under their ldm names, as webuis have them."""
-    root, layout = nn.Module(), layers.ldm_layout(unet)
-    for path, module in unet.named_modules():
-        if isinstance(getattr(module, "weight", None), nn.Parameter):
-            *parents, last = ldm.unet_path(path, *layout).split(".")
-            at = root
-            for name in parents:
-                if name not in dict(at.named_children()):
-                    at.add_module(name, nn.Module())
-                at = getattr(at, name)
-            at.add_module(last, module)
-    return root
+    layout = layers.ldm_layout(unet)
+    return tree(
+        {
+            ldm.unet_path(path, *layout): module
+            for path, module in unet.named_modules()
+            if isinstance(getattr(module, "weight", None), nn.Parameter)
+        }
+    )
 
 
 @pytest.fixture(params=["sd1", "sdxl"])

@@ -24,11 +24,11 @@ LEAST_QUALITY = 50
 # PDQ's own limit for the same picture; unrelated ones lie at 128, the nearest of a million random ones at 84.
 CERTAIN = 31
 # Nearer than this in one view an output is like a training picture of one LoRA. 58 had no false alarm on 14 000 pairs
-# (rights.md 3.2), but of the 350 views that are compared one comes to 42 by chance where drawings have one template.
+# (rights.md 3.2), but of the 141 comparisons of two pictures one comes to 42 by chance where they have one template.
 # From there to the limit of doubt it is looked at again.
 FLAG, DOUBT = 38, 80
-# Nearer than this on the average of all parts at the same places: other drawings of the same template come to 57, those
-# drawn again with lines moved by 1 % of the side to 52, by 2 % to 65.
+# Nearer than this on the average of all parts at the same places: other drawings of the same template come to 57; of
+# drawings made again (`benchmarks/guard.py`) all of “redrawn, 5 px” come to 52 and two thirds of 10 px to 55.
 FLAG_PARTS = 56
 
 _LARGEST = 512  # PDQ is made of pictures of about this size

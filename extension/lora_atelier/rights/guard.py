@@ -3,9 +3,8 @@
 It sees neither style nor a person's or character's likeness, and says so. It never decides: it shows both pictures.
 
 First look: PDQ of the whole and of parts (``fingerprints``), each against each and all at their places, and where that
-leaves doubt, block by block. Second look,
-where the first found nothing: windows (``grid``) and corners (``keypoints``). Third look, where the person has a model
-for it: ``embedder``.
+leaves doubt, block by block. Second look, where the first found nothing: windows (``grid``) and corners
+(``keypoints``). Third look, where the person has a model for it: ``embedder``.
 """
 
 from __future__ import annotations
