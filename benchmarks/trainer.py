@@ -5,9 +5,11 @@
 
 The model has Stable Diffusion 1.5's size and random weights, the LoRA rank 16 on the U-Net. All trainers get the same
 two configuration files and the same seven square photographs. They run side by side, each in a process of its own, and
-take turns step by step, so that other work on the machine meets all of them. ``--trainer`` names the Python of the
-environment that `install.py trainer` makes: one with more packages takes longer to begin. Seconds are processor time on
-one thread (`OMP_NUM_THREADS=1`); memory is private and anonymous, its peak over the whole run, loading included.
+take turns step by step, so that other work on the machine meets all of them; at 512 pixels and four pictures at a time
+one after the other, as three of them do not fit into 24 GB. ``--trainer`` names the Python of the environment that
+`install.py trainer` makes: one with more packages takes longer to begin. The start of sd-scripts includes that of its
+`accelerate launch`. Seconds are processor time on one thread (`OMP_NUM_THREADS=1`); memory is private and anonymous,
+its peak over the whole run, loading included.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import argparse
 import contextlib
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -65,6 +68,11 @@ class Case:
     pairs: int
 
     @property
+    def together(self) -> bool:
+        """Whether the trainers are in memory at the same time."""
+        return self.side**2 * self.batch < 512**2 * 4
+
+    @property
     def name(self) -> str:
         return f"{self.side}-b{self.batch}-{'fp32' if self.precision == 'no' else self.precision}"
 
@@ -109,7 +117,8 @@ def configuration(case: Case, work: Path) -> TrainConfig:
         resolution=(case.side, case.side),
         batch_size=case.batch,
         enable_bucket=False,
-        subsets=(SubsetConfig(image_dir=str(work / "pictures"), num_repeats=20),),
+        # An epoch of seven full batches: then every picture is in the cache.
+        subsets=(SubsetConfig(image_dir=str(work / "pictures"), num_repeats=case.batch),),
     )
     return TrainConfig(
         model=ModelConfig(base_model=str(work / "model.safetensors")),
@@ -131,6 +140,7 @@ class Trainer:
     name: str
     process: subprocess.Popen[str]
     peak_bytes: int = 0
+    start: float = 0.0
     cpu: list[float] = field(default_factory=list)
     _watch: threading.Thread | None = None
 
@@ -211,6 +221,30 @@ def sd_scripts(case: Case, work: Path, jobs: Jobs, folder: Path) -> contextlib.A
     )
 
 
+def bare(case: Case, work: Path) -> contextlib.AbstractContextManager[Trainer]:
+    model = str(work / "model.safetensors")
+    return started("floor", sys.executable, "floor", model, str(case.side), str(case.batch), case.precision)
+
+
+def launching(folder: Path) -> float:
+    """Processor seconds of `accelerate launch` beside those of the script that it starts, here an empty one."""
+    with tempfile.TemporaryDirectory() as temporary:
+        script = Path(temporary) / "empty.py"
+        script.write_text("", encoding="utf-8")
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(
+            [
+                *(str(python_of(folder)), "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu"),
+                *("--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
+                str(script),
+            ],
+            check=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 # ------------------------------------------------------------------------------------------------ measurements
 
 
@@ -219,33 +253,24 @@ def measure(case: Case, work: Path, peer: Path | None, python: Path | str) -> li
     data = work / f"data-{case.name}"
     shutil.rmtree(data, ignore_errors=True)
     jobs = Jobs(data)
-    with contextlib.ExitStack() as stack:
-        # One after the other until the first step, so that nobody's loading disturbs another's.
-        ours = stack.enter_context(native(case, work, jobs, python))
-        start = {"new folder": ours.wait()}
-        theirs = None
-        their_start = None
-        if peer is not None:
-            theirs = stack.enter_context(sd_scripts(case, work, jobs, peer))
-            their_start = theirs.wait()
-        bare = stack.enter_context(
-            started(
-                "floor",
-                sys.executable,
-                *("floor", str(work / "model.safetensors"), str(case.side), str(case.batch), case.precision),
-            )
-        )
-        bare.wait()
-        running = [trainer for trainer in (ours, theirs, bare) if trainer is not None]
-        for turn in range(WARM_UP + case.pairs):
-            for trainer in running:
-                seconds = trainer.step()
-                if turn >= WARM_UP:
-                    trainer.cpu.append(seconds)
-            print(f"{case.name}: {turn + 1} of {WARM_UP + case.pairs}", file=sys.stderr, flush=True)
+    begin = {"native": lambda: native(case, work, jobs, python)}
+    if peer is not None:
+        begin["sd-scripts"] = lambda: sd_scripts(case, work, jobs, peer)
+    begin["floor"] = lambda: bare(case, work)
+    ran: dict[str, Trainer] = {}
+    for names in [list(begin)] if case.together else [[name] for name in begin]:
+        with contextlib.ExitStack() as stack:
+            for name in names:
+                # One after the other until the first step, so that nobody's loading disturbs another's.
+                ran[name] = stack.enter_context(begin[name]())
+                ran[name].start = ran[name].wait()
+            take_turns(case, [ran[name] for name in names])
+    ours, theirs = ran["native"], ran.get("sd-scripts")
+    start = {"new folder": ours.start}
+    their_start = launching(peer) + theirs.start if peer is not None and theirs is not None else None
     with native(case, work, jobs, python) as again:
         start["unchanged folder"] = again.wait()
-    step, floor = statistics.median(ours.cpu), statistics.median(bare.cpu)
+    step, floor = statistics.median(ours.cpu), statistics.median(ran["floor"].cpu)
     their_step = statistics.median(theirs.cpu) if theirs else None
     rows = [
         beside(f"{case.name}: step beside sd-scripts", step, "CPU s", their_step, STEP_BUDGET),
@@ -263,6 +288,17 @@ def measure(case: Case, work: Path, peer: Path | None, python: Path | str) -> li
     budget = MEMORY_BUDGET if case.precision == "bf16" else None
     rows.append(beside(f"{case.name}: peak private memory", ours.peak_bytes / MB, "MB", their_peak, budget))
     return rows
+
+
+def take_turns(case: Case, running: Sequence[Trainer]) -> None:
+    """Let each make a step in turn, again and again."""
+    for turn in range(WARM_UP + case.pairs):
+        for trainer in running:
+            seconds = trainer.step()
+            if turn >= WARM_UP:
+                trainer.cpu.append(seconds)
+        named = ", ".join(trainer.name for trainer in running)
+        print(f"{case.name}, {named}: {turn + 1} of {WARM_UP + case.pairs}", file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

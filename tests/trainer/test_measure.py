@@ -42,9 +42,11 @@ def test_a_dry_run_says_time_and_memory_of_each_part_and_makes_no_lora(tmp_path,
 
 
 def test_a_dry_run_encodes_some_pictures_and_counts_those_that_are_still_to_be(tmp_path, tiny_model_folder, pictures):
-    made = make(tmp_path / "data" / "dry runs" / "1", tiny_model_folder, pictures)
-    real = make(tmp_path / "data" / "runs" / "1", tiny_model_folder, pictures)
-    alone = make(tmp_path / "alone", tiny_model_folder, pictures)
+    # So many steps that every picture is seen, plain and mirrored.
+    schedule = ScheduleConfig(steps=40, seed=5)
+    made = make(tmp_path / "data" / "dry runs" / "1", tiny_model_folder, pictures, schedule=schedule)
+    real = make(tmp_path / "data" / "runs" / "1", tiny_model_folder, pictures, schedule=schedule)
+    alone = make(tmp_path / "alone", tiny_model_folder, pictures, schedule=schedule)
 
     assert run(made, dry=True) == FINISHED
     kept = len(list((tmp_path / "data" / "cache" / "latents").glob("*/*")))
@@ -52,7 +54,7 @@ def test_a_dry_run_encodes_some_pictures_and_counts_those_that_are_still_to_be(t
 
     assert 0 < kept < len(list((tmp_path / "data" / "cache" / "latents").glob("*/*")))
     assert same(adapter(real), adapter(alone))
-    again = make(tmp_path / "data" / "dry runs" / "2", tiny_model_folder, pictures)
+    again = make(tmp_path / "data" / "dry runs" / "2", tiny_model_folder, pictures, schedule=schedule)
     assert run(again, dry=True) == FINISHED
     assert measured(again)["seconds"]["latents"] == 0 and measured(again)["cache_bytes"] == 0
 

@@ -17,6 +17,7 @@ from ..events import Stepped
 from . import losses, noise, optimizers, schedules
 from .batches import BatchPlan, Place
 from .conditions import draw_latents
+from .encoding import Encoder
 from .trainee import Batch, Example, Trainee, stacked_masks
 from .watch import LOOK_EVERY, Look, Watch
 
@@ -43,6 +44,7 @@ class Loop:
     report: Callable[[Stepped], None]
     peak_memory: Callable[[], int]
     warn: Callable[[Message], None]
+    encoder: Encoder | None = None
     step: int = 0
     watch: Watch = field(default_factory=Watch)
     _unread: list[_Step] = field(default_factory=list)
@@ -59,6 +61,7 @@ class Loop:
         steps = self.config.schedule.steps
         self._size = self._sizes()
         while self.step < steps:
+            self._encode_ahead()
             began = time.monotonic()
             rate = schedules.factor(self.step, self.config.schedule, learning_rate=self.config.optimizer.learning_rate)
             for group in self.trainee.optimizer.param_groups:
@@ -77,6 +80,17 @@ class Loop:
                 self._report()
             if until(self.step):
                 return
+
+    def _encode_ahead(self) -> None:
+        """Have the pictures of the coming step encoded: that is done once, and so is no part of a step's time."""
+        if self.encoder is None or not self.encoder.waiting:
+            return
+        accumulation = self.config.schedule.accumulation
+        for number in range(self.step * accumulation, (self.step + 1) * accumulation):
+            for place in self.plan.batch(number):
+                example = self.examples[place.index]
+                if example.fresh is None:
+                    example.posteriors[int(place.mirrored)]
 
     def _optimize(self) -> _Step:
         """One optimizer step over its batches; what is to be known of it is still on the device."""
@@ -214,6 +228,14 @@ class Loop:
     def _is_report_due(self) -> bool:
         return time.monotonic() - self._reported >= REPORT_EVERY_S or self.step >= self.config.schedule.steps
 
+    def _encoding_left_s(self) -> float:
+        """Seconds for the pictures that later steps are the first to see."""
+        if self.encoder is None:
+            return 0.0
+        largest = max(sight.batch_size for sight in self.plan.sights)
+        left = (self.config.schedule.steps - self.step) * self.config.schedule.accumulation * largest
+        return self.encoder.left_s(left)
+
     def _report(self) -> None:
         mean = statistics.fmean(self._losses) if self._losses else 0.0
         self._losses.clear()
@@ -227,7 +249,7 @@ class Loop:
                 loss=mean,
                 learning_rate=optimizers.effective_rate(self.trainee.optimizer),
                 seconds_per_step=pace,
-                seconds_left=pace * (steps - self.step),
+                seconds_left=pace * (steps - self.step) + self._encoding_left_s(),
                 peak_memory_bytes=self.peak_memory(),
             )
         )

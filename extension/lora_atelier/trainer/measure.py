@@ -122,7 +122,7 @@ def measure(this: Run) -> None:
     missing = Preparation(this, pictures, info, accelerator.device).missing()
     start_s = time.monotonic() - this.began - reading_s
     program = now_bytes(accelerator.device)
-    some = Preparation(this, _some(this.config, pictures, missing), info, accelerator.device)
+    some = Preparation(this, _some(this.config, pictures, missing), info, accelerator.device, at_once=True)
     began = time.monotonic()
     session = Session.build(this, some, accelerator, steps_per_epoch)
     took = some.took

@@ -2,7 +2,7 @@
 
 Every check comes before the model is read. Of the model nothing is read that is not needed: where pictures and captions
 were encoded before, and no samples are asked for, neither VAE nor text encoders are; else they are freed once all is
-encoded, before the U-Net is read.
+encoded. Which pictures are encoded before the U-Net is read, and which later, `encoding` says.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .. import memory
@@ -31,31 +30,34 @@ from ..models.text import TextConditioning
 from . import captions
 from .caches import TensorCache
 from .captions import Reader
-from .checkpoint import latest_state
+from .checkpoint import latest_state, step_of
 from .conditions import Latents, Texts
+from .encoding import Encoded, Encoder
 from .fresh import Fresh, is_fresh
 from .masking import MaskFile, Masks
 from .parts import Parts
-from .pictures import Pictures
+from .pictures import Pictures, plan_of
 from .run import Run, StopRequestedError, announce
 from .trainee import Example
 
+# How many of the pictures that are trained on are measured on where none is held out.
+_MEASURED = 4
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-# Decoded pictures that wait for the VAE; beyond this they are decoded a second time.
-_HELD_BYTES = 256_000_000
-
 Condition = Callable[[Sequence[str]], TextConditioning]
 
 
 @dataclass
 class Prepared:
-    """A model with the parts that the training needs, and what it is trained and measured on."""
+    """A model with the parts that the training needs, and what it is trained and measured on.
+
+    ``encoder`` encodes what waits of it.
+    """
 
     model: Model
     examples: list[Example]
     heldout: list[Example]
     condition: Condition
-    took: Took
+    encoder: Encoder
 
 
 @dataclass
@@ -78,31 +80,26 @@ class _Draft:
 
     item: Item
     held_out: bool
-    posteriors: list[Tensor | None]
+    posteriors: Encoded
     mask: Tensor | None = None
     mask_file: MaskFile | None = None
-    picture: Image.Image | None = None
 
     @property
     def mask_sha256(self) -> str:
         return self.mask_file.sha256 if self.mask_file is not None else ""
 
-    @property
-    def is_encoded(self) -> bool:
-        return all(posterior is not None for posterior in self.posteriors)
-
 
 @dataclass
 class Preparation:
-    """Makes a run ready, in the order of its methods."""
+    """Makes a run ready, in the order of its methods; ``at_once``: no picture is left to be encoded later."""
 
     this: Run
     pictures: Pictures
     info: ModelInfo
     device: torch.device
+    at_once: bool = False
     began: float = field(default_factory=time.time)
     took: Took = field(default_factory=Took)
-    _held_bytes: int = 0
 
     @property
     def config(self) -> TrainConfig:
@@ -120,53 +117,47 @@ class Preparation:
     def prepare(self) -> Prepared:
         """All of it. Raises DataError, RightsError, ModelError, AdapterError, StopRequestedError."""
         folder = CacheFolder.of_run(self.this.path)
-        latents = self._latents(folder)
+        encoder = self._encoder(folder)
         masks = Masks(TensorCache(folder, MASKS))
         began = time.monotonic()
-        drafts = self._drafts(latents, masks)
+        drafts = self._drafts(encoder, masks)
         self._check(drafts)
         self._compare(drafts)
         self.took.pictures = time.monotonic() - began
 
+        self.this.preparing("model")
+        self._encode(encoder, self._first(drafts))
         samples = bool(self.config.sampling.prompts)
         keep_vae = samples or any(is_fresh(draft.item) for draft in drafts if not draft.held_out)
-        model = Model(self.info, {})
-        if keep_vae or not all(draft.is_encoded for draft in drafts):
-            model = self._load("vae", self._vae_dtype)
-            self._encode(model, latents, drafts)
+        model = encoder.model() if keep_vae else Model(self.info, {})
+        if not keep_vae:
+            encoder.leave()
+            self._give_back()
         examples = [self._example(draft, model) for draft in drafts if not draft.held_out]
         heldout = [self._example(draft, model) for draft in drafts if draft.held_out]
-        if not keep_vae:
-            model.vae = None
-            self._give_back()
 
         condition = self._conditioner(model, folder, [*examples, *heldout], keep=samples)
+        self.this.preparing("model")
         whole = self._load("unet", self.dtype)
         whole.vae, whole.text_encoders, whole.tokenizers = model.vae, model.text_encoders, model.tokenizers
         folder.clean(used_since=self.began)
         own = [draft for draft in drafts if not draft.held_out]
         seen = [example for example, draft in zip(examples, own, strict=True) if not draft.item.is_reg]
-        return Prepared(whole, examples, heldout or seen[:4], lambda captions: condition(whole, captions), self.took)
+        return Prepared(
+            whole, examples, heldout or seen[:_MEASURED], lambda captions: condition(whole, captions), encoder
+        )
 
     def missing(self) -> list[Item]:
         """The pictures that would have to be encoded: those of which the cache lacks a side."""
-        latents, found = self._latents(CacheFolder.of_run(self.this.path)), []
-        for item in self.pictures:
-            sha256, framing = self.pictures.admitted.sha256(item), self.pictures.framing(item)
-            sides = (False, True) if item.flip_aug else (False,)
-            if any(latents.read(sha256, side, framing, item.resize_interpolation) is None for side in sides):
-                found.append(item)
-        return found
+        encoder = self._encoder(CacheFolder.of_run(self.this.path))
+        return [item for item in self.pictures if encoder.find(item).missing]
 
-    @property
-    def _vae_dtype(self) -> torch.dtype:
-        return torch.float32 if self.config.model.no_half_vae else self.dtype
-
-    def _latents(self, folder: CacheFolder) -> Latents:
-        return Latents(TensorCache(folder, LATENTS), self.parts.key(folder, "vae", self._vae_dtype))
+    def _encoder(self, folder: CacheFolder) -> Encoder:
+        dtype = torch.float32 if self.config.model.no_half_vae else self.dtype
+        latents = Latents(TensorCache(folder, LATENTS), self.parts.key(folder, "vae", dtype))
+        return Encoder(self.pictures, latents, lambda: self._load("vae", dtype))
 
     def _load(self, part: str, dtype: torch.dtype) -> Model:
-        self.this.preparing("model")
         began = time.monotonic()
         read = self.parts.load(part, dtype)
         self.took.model += time.monotonic() - began
@@ -174,7 +165,7 @@ class Preparation:
 
     # ------------------------------------------------------------------------------- before the model is read
 
-    def _drafts(self, latents: Latents, masks: Masks) -> list[_Draft]:
+    def _drafts(self, encoder: Encoder, masks: Masks) -> list[_Draft]:
         """All pictures, from the cache or decoded; one that turns out broken is named and left out."""
         drafts = []
         heldout, items = set(self.pictures.heldout), list(self.pictures)
@@ -182,7 +173,7 @@ class Preparation:
             if self.this.stop_requested():
                 raise StopRequestedError
             try:
-                drafts.append(self._draft(item, item in heldout, latents, masks))
+                drafts.append(self._draft(item, item in heldout, encoder, masks))
             except DataError as error:
                 self.pictures.remove(item)
                 self.this.warn(message("“{name}” is left out: {reason}", name=item.path.name, reason=str(error)))
@@ -195,31 +186,22 @@ class Preparation:
             )
         return drafts
 
-    def _draft(self, item: Item, held_out: bool, latents: Latents, masks: Masks) -> _Draft:
+    def _draft(self, item: Item, held_out: bool, encoder: Encoder, masks: Masks) -> _Draft:
         sha256, framing = self.pictures.admitted.sha256(item), self.pictures.framing(item)
-        sides = (False, True) if item.flip_aug else (False,)
-        draft = _Draft(
-            item, held_out, [latents.read(sha256, side, framing, item.resize_interpolation) for side in sides]
-        )
+        draft = _Draft(item, held_out, encoder.find(item))
         has_mask = self.config.loss.masked_loss and item.mask is not None
         file = MaskFile.read(item.mask) if has_mask and item.mask is not None else None
         is_masked = file is not None or item.alpha_mask
         draft.mask_file = file
         draft.mask = masks.read(item, sha256, file, framing) if is_masked else None
-        if draft.is_encoded and (draft.mask is not None or not is_masked):
+        if not draft.posteriors.missing and (draft.mask is not None or not is_masked):
+            encoder.take(draft.posteriors)
             return draft
         shown = self.pictures.show(item)
         if is_masked and draft.mask is None:
             draft.mask = masks.make(item, sha256, file, framing, shown.opacity)
-        if not draft.is_encoded:
-            self._hold(draft, shown.picture)
+        encoder.take(draft.posteriors, shown.picture)
         return draft
-
-    def _hold(self, draft: _Draft, picture: Image.Image) -> None:
-        size_bytes = picture.width * picture.height * 3
-        if self._held_bytes + size_bytes <= _HELD_BYTES:
-            self._held_bytes += size_bytes
-            draft.picture = picture
 
     def _check(self, drafts: Sequence[_Draft]) -> None:
         """Say what is unusual about pictures, masks, captions and trigger."""
@@ -251,32 +233,43 @@ class Preparation:
 
     # ------------------------------------------------------------------------------------- with the encoders
 
-    def _encode(self, model: Model, latents: Latents, drafts: Sequence[_Draft]) -> None:
+    def _first(self, drafts: Sequence[_Draft]) -> list[_Draft]:
+        """Those that are encoded before the U-Net is read: what is measured on, and what the next step sees.
+
+        What is not held in memory, too: its file may be another by the time that a step needs it.
+        """
+        if self.at_once or self.device.type != "cpu":
+            return list(drafts)
+        own = [draft for draft in drafts if not draft.held_out]
+        first = {id(draft) for draft in drafts if draft.held_out or draft.posteriors.picture is None}
+        if self.config.validation.split and len(own) == len(drafts):
+            first.update(id(draft) for draft in [draft for draft in own if not draft.item.is_reg][:_MEASURED])
+        plan, accumulation = plan_of(self.config, self.pictures), self.config.schedule.accumulation
+        state = latest_state(self.this.path / "state")
+        step = step_of(state) if state is not None else 0
+        for number in range(step * accumulation, (step + 1) * accumulation):
+            first.update(id(own[place.index]) for place in plan.batch(number))
+        return [draft for draft in drafts if id(draft) in first]
+
+    def _encode(self, encoder: Encoder, drafts: Sequence[_Draft]) -> None:
         """Fill in the posteriors that the cache did not have. Raises RightsError if a picture changed meanwhile."""
+        if any(draft.posteriors.missing for draft in drafts):
+            # Reading it is no part of a picture's time.
+            encoder.model()
         for done, draft in enumerate(drafts):
             if self.this.stop_requested():
                 raise StopRequestedError
-            if not draft.is_encoded:
+            if draft.posteriors.missing:
                 began = time.monotonic()
-                self._encode_one(model, latents, draft)
+                tuple(draft.posteriors)
                 self.took.encoding.append(time.monotonic() - began)
             self.this.preparing("latents", done + 1, len(drafts))
-
-    def _encode_one(self, model: Model, latents: Latents, draft: _Draft) -> None:
-        item = draft.item
-        sha256, framing = self.pictures.admitted.sha256(item), self.pictures.framing(item)
-        picture = draft.picture or self.pictures.show(item).picture
-        draft.picture = None
-        for side, found in enumerate(draft.posteriors):
-            if found is None:
-                made = latents.make(model, picture, sha256, bool(side), framing, item.resize_interpolation)
-                draft.posteriors[side] = made
 
     def _example(self, draft: _Draft, model: Model) -> Example:
         item = draft.item
         fresh = Fresh(item, self.pictures, model, draft.mask_file) if is_fresh(item) else None
         return Example(
-            posteriors=tuple(posterior for posterior in draft.posteriors if posterior is not None),
+            posteriors=draft.posteriors,
             caption=processing.process(item.caption, item.rules, None),
             size=self.pictures.framing(item).bucket,
             weight=self.config.loss.prior_weight if item.is_reg else 1.0,
@@ -311,6 +304,7 @@ class Preparation:
         return made.read
 
     def _read_text_encoders(self, model: Model) -> None:
+        self.this.preparing("model")
         read = self._load("te", self.dtype)
         model.text_encoders, model.tokenizers = read.text_encoders, read.tokenizers
 

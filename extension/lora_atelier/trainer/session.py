@@ -104,6 +104,7 @@ class Session:
             report=this.tell,
             peak_memory=peak_memory_bytes,
             warn=this.warn,
+            encoder=prepared.encoder,
         )
         rhythms = Rhythms.of(config, steps_per_epoch)
         results = Results(this, trainee, pictures, loop.plan, rhythms.checkpoints)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,14 @@ from .network import LoraNetwork
 PLAIN_LOSS = LossConfig()
 
 
+class Posteriors(Protocol):
+    """Those of one picture, plain and, where it is also mirrored, that: (2, 4, h, w) each, mean and deviation."""
+
+    def __getitem__(self, side: int, /) -> Tensor: ...
+    def __iter__(self) -> Iterator[Tensor]: ...
+    def __len__(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Example:
     """One picture as a step needs it: posteriors (2, 4, h, w) plain and mirrored, its caption, its weight.
@@ -33,7 +41,7 @@ class Example:
     not. Of a ``preserved`` one the model is to go on predicting what it does without the network.
     """
 
-    posteriors: tuple[Tensor, ...]
+    posteriors: Posteriors
     caption: str
     size: tuple[int, int]
     weight: float = 1.0
