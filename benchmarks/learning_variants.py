@@ -67,6 +67,9 @@ _KOHYAS = tuple(
     for rate in (3e-4, 1e-3, 3e-3, 1e-2)
 )
 _LORA = {"conv_rank": 0}
+_SMALL = {"rank": 8, "alpha": 4.0}
+_LOKR = {"algorithm": "lokr", "factor": 4}
+_MIN_SNR = {"min_snr_gamma": 5.0}
 VARIANTS = (
     # The recipe trains convolutions as well: a LoCon of rank 8 for both.
     Variant(RECIPE),
@@ -77,7 +80,7 @@ VARIANTS = (
     Variant("LoHa", {"algorithm": "loha"}),
     Variant("LoHa, rate 1e-3", {"algorithm": "loha"}, {"learning_rate": 1e-3}),
     Variant("LoKr", {"algorithm": "lokr"}),
-    Variant("LoKr, factor 4, rate 1e-3", {"algorithm": "lokr", "factor": 4}, {"learning_rate": 1e-3}),
+    Variant("LoKr, factor 4, rate 1e-3", _LOKR, {"learning_rate": 1e-3}),
     Variant("OFT", {"algorithm": "oft", "rank": 8, "conv_rank": 8}),
     Variant("IA3", {"algorithm": "ia3"}),
     Variant("rate halved", optimizer={"learning_rate": 1.5e-3}),
@@ -86,8 +89,12 @@ VARIANTS = (
     # What may reach the same in fewer steps.
     Variant("uniform timesteps", loss={"timesteps": "uniform"}),
     Variant("low-discrepancy timesteps", loss={"timesteps": "low_discrepancy"}),
-    Variant("rank 8, low-discrepancy timesteps", {"rank": 8, "alpha": 4.0}, loss={"timesteps": "low_discrepancy"}),
-    Variant("min-SNR 5", loss={"min_snr_gamma": 5.0}),
+    Variant("rank 8, low-discrepancy timesteps", _SMALL, loss={"timesteps": "low_discrepancy"}),
+    Variant("min-SNR 5", loss=_MIN_SNR),
+    Variant("rank 8, min-SNR 5", _SMALL, loss=_MIN_SNR),
+    Variant("rank 8, min-SNR 5, two thirds of the steps", _SMALL, schedule={"steps": 600}, loss=_MIN_SNR),
+    Variant("rank 8, min-SNR 5, averaged weights", _SMALL, {"ema_decay": 0.98}, loss=_MIN_SNR),
+    Variant("LoKr, factor 4, rate 3e-3, min-SNR 5", _LOKR, {"learning_rate": 3e-3}, loss=_MIN_SNR),
     Variant("debiased", loss={"debiased_estimation_loss": True}),
     Variant("huber", loss={"loss_type": "huber"}),
     Variant("LoRA+ 4", {"loraplus_lr_ratio": 4.0}),
