@@ -9,7 +9,7 @@ take turns step by step, so that other work on the machine meets all of them; at
 one after the other, as three of them do not fit into 24 GB. ``--trainer`` names the Python of the environment that
 `install.py trainer` makes: one with more packages takes longer to begin. The start of sd-scripts includes that of its
 `accelerate launch`. Seconds are processor time on one thread (`OMP_NUM_THREADS=1`); memory is private and anonymous,
-its peak over the whole run, loading included.
+its peak over the whole run, loading included; resident memory counts mapped files as well.
 """
 
 from __future__ import annotations
@@ -140,6 +140,7 @@ class Trainer:
     name: str
     process: subprocess.Popen[str]
     peak_bytes: int = 0
+    peak_resident_bytes: int = 0
     start: float = 0.0
     cpu: list[float] = field(default_factory=list)
     _watch: threading.Thread | None = None
@@ -174,8 +175,10 @@ class Trainer:
         done = threading.Event()
         while self.process.poll() is None:
             with contextlib.suppress(OSError, IndexError):
-                kib = status.read_text(encoding="ascii").partition("RssAnon:")[2].split()[0]
-                self.peak_bytes = max(self.peak_bytes, int(kib) * 1024)
+                said = status.read_text(encoding="ascii")
+                private, most = (int(said.partition(f"{name}:")[2].split()[0]) for name in ("RssAnon", "VmHWM"))
+                self.peak_bytes = max(self.peak_bytes, private * 1024)
+                self.peak_resident_bytes = most * 1024
             done.wait(0.02)
 
 
@@ -287,6 +290,8 @@ def measure(case: Case, work: Path, peer: Path | None, python: Path | str) -> li
     their_peak = theirs.peak_bytes / MB if theirs else None
     budget = MEMORY_BUDGET if case.precision == "bf16" else None
     rows.append(beside(f"{case.name}: peak private memory", ours.peak_bytes / MB, "MB", their_peak, budget))
+    their_resident = theirs.peak_resident_bytes / MB if theirs else None
+    rows.append(beside(f"{case.name}: peak resident memory", ours.peak_resident_bytes / MB, "MB", their_resident, None))
     return rows
 
 
