@@ -66,8 +66,11 @@ def main() -> None:
     pauses = Pauses()
     kind, *arguments = sys.argv[1:]
     if kind == "native":
-        from lora_atelier.trainer.loop import Loop
+        from lora_atelier import memory
 
+        # As the trainer imports it.
+        with memory.uncollected():
+            from lora_atelier.trainer.loop import Loop
         Loop._encode_ahead = pauses.leave_out(Loop._encode_ahead)  # type: ignore[method-assign]
     train(kind, arguments, pauses.after_step)
 

@@ -1,5 +1,6 @@
 """What a process gives back to the system."""
 
+import gc
 import os
 import platform
 import re
@@ -62,3 +63,17 @@ def test_blocks_that_are_asked_for_again_and_again_come_from_the_system_once():
     found = {name: faults(name) for name in ("kept", "as usual")}
 
     assert found["kept"] < 500 < found["as usual"]
+
+
+def test_nothing_is_collected_within_and_afterwards_it_is_as_before():
+    assert gc.isenabled()
+    with memory.uncollected():
+        assert not gc.isenabled()
+        with memory.uncollected():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+    with pytest.raises(ImportError), memory.uncollected():
+        raise ImportError
+    assert gc.isenabled()

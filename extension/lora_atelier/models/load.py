@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import memory
 from ..errors import ModelError
 from ..safetensors_header import BrokenFileError
 from ..safetensors_tensors import Buffer, TensorFile, dtype_of
@@ -176,35 +178,38 @@ def _load(
 # --- modules
 
 
-def libraries_offline() -> None:
-    """Forbid diffusers and transformers the network; called before their first import."""
+@contextlib.contextmanager
+def libraries() -> Iterator[None]:
+    """Within, diffusers and transformers are imported, and the network is forbidden to them."""
     # Read when the libraries are first imported; the hub is never asked, whatever the user's environment says.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["DISABLE_TELEMETRY"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    with memory.uncollected():
+        yield
 
 
 def empty_unet(config: Mapping[str, Any]) -> nn.Module:
     """Return a U-Net of this architecture on the meta device: shapes and names, no memory."""
-    libraries_offline()
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    with libraries():
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     return _on_meta(lambda: UNet2DConditionModel.from_config(dict(config)))
 
 
 def empty_vae(config: Mapping[str, Any]) -> nn.Module:
     """Return a VAE of this architecture on the meta device."""
-    libraries_offline()
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    with libraries():
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     return _on_meta(lambda: AutoencoderKL.from_config(dict(config)))
 
 
 def empty_text_encoder(config: Mapping[str, Any], *, with_projection: bool) -> nn.Module:
     """Return a CLIP text model of this architecture on the meta device."""
-    libraries_offline()
-    from transformers.models.clip.configuration_clip import CLIPTextConfig
-    from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
+    with libraries():
+        from transformers.models.clip.configuration_clip import CLIPTextConfig
+        from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
 
     cls = CLIPTextModelWithProjection if with_projection else CLIPTextModel
     text_encoder = _on_meta(lambda: cls(CLIPTextConfig.from_dict(dict(config))))

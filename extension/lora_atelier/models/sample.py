@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import HostError, Message, message
-from .load import Model, libraries_offline
+from .load import Model, libraries
 from .text import TextConditioning
 
 # What each sampler is in diffusers: module, class, options. "leading" and "linspace" are where a few steps are taken
@@ -85,9 +85,9 @@ class Txt2Img:
 
 def scheduler(model: Model, sampler: str) -> Any:
     """Return the diffusers scheduler of a sampler for this model's noise schedule and prediction type."""
-    libraries_offline()
     module_name, class_name, options = SAMPLERS[sampler]
-    module = __import__(f"diffusers.schedulers.{module_name}", fromlist=[class_name])
+    with libraries():
+        module = __import__(f"diffusers.schedulers.{module_name}", fromlist=[class_name])
     cls = getattr(module, class_name)
     config = {**model.scheduler_config, **options}
     if config.get("rescale_betas_zero_snr") or model.scheduler_config.get("timestep_spacing") == "trailing":

@@ -97,11 +97,12 @@ class Encoder:
             self._drop_decoder()
         return self._model
 
-    def leave(self) -> None:
-        """Free the VAE as soon as no picture waits for it, and its decoder now."""
-        self._is_leaving = True
+    def leave(self) -> bool:
+        """Free the VAE as soon as no picture waits for it, and its decoder now. Returns whether there was one."""
+        was_there, self._is_leaving = self._model is not None, True
         self._drop_decoder()
         self._let_go()
+        return was_there
 
     def left_s(self, most: int) -> float:
         """Seconds to come for what waits, of which at most ``most`` are seen; 0 as long as none was encoded."""

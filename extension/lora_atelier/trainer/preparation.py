@@ -130,8 +130,7 @@ class Preparation:
         samples = bool(self.config.sampling.prompts)
         keep_vae = samples or any(is_fresh(draft.item) for draft in drafts if not draft.held_out)
         model = encoder.model() if keep_vae else Model(self.info, {})
-        if not keep_vae:
-            encoder.leave()
+        if not keep_vae and encoder.leave():
             self._give_back()
         examples = [self._example(draft, model) for draft in drafts if not draft.held_out]
         heldout = [self._example(draft, model) for draft in drafts if draft.held_out]
@@ -298,7 +297,7 @@ class Preparation:
         )
         self.took.texts = time.monotonic() - began - (self.took.model - loaded_s)
         self.took.captions = made.captions
-        if not made.needs_encoders:
+        if not made.needs_encoders and model.text_encoders:
             model.text_encoders = model.tokenizers = ()
             self._give_back()
         return made.read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import shutil
 import signal
 import sys
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from .. import config_files
+from .. import config_files, memory
 from ..config import TrainConfig, unsupported
 from ..config_files import load_toml
 from ..errors import (
@@ -161,8 +162,8 @@ def _sweep(run_dir: Path) -> None:
 
 
 def _work(this: Run, *, dry: bool) -> int:
-    from .session import Session, last_step
-
+    with memory.uncollected():
+        from .session import Session, last_step
     try:
         if dry:
             from .measure import measure
@@ -170,6 +171,8 @@ def _work(this: Run, *, dry: bool) -> int:
             measure(this)
             return FINISHED
         session = Session.prepare(this)
+        # What is there now stays to the end: it need not be looked through for garbage again and again.
+        gc.freeze()
     except StopRequestedError:
         this.tell(Stopped(step=last_step(this.path)))
         return STOPPED
