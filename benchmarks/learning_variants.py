@@ -94,6 +94,12 @@ VARIANTS = (
     Variant("rank 8, min-SNR 5", _SMALL, loss=_MIN_SNR),
     Variant("rank 8, min-SNR 5, two thirds of the steps", _SMALL, schedule={"steps": 600}, loss=_MIN_SNR),
     Variant("rank 8, min-SNR 5, averaged weights", _SMALL, {"ema_decay": 0.98}, loss=_MIN_SNR),
+    Variant(
+        "rank 8, min-SNR 5, averaged weights, rate doubled",
+        _SMALL,
+        {"ema_decay": 0.98, "learning_rate": 6e-3},
+        loss=_MIN_SNR,
+    ),
     Variant("LoKr, factor 4, rate 3e-3, min-SNR 5", _LOKR, {"learning_rate": 3e-3}, loss=_MIN_SNR),
     Variant("debiased", loss={"debiased_estimation_loss": True}),
     Variant("huber", loss={"loss_type": "huber"}),
