@@ -33,7 +33,7 @@ class MemoryConfig:
     cache_latents: bool = setting(
         True,
         "Encode pictures once",
-        "The VAE encodes each picture once, before the first step.",
+        "The VAE encodes each picture once, not at each step.",
         kohya=SAME,
         absent=False,
     )

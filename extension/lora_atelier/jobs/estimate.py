@@ -175,7 +175,7 @@ def estimate(config: TrainConfig, info: ModelInfo, *, pictures: int, rates: Rate
     per_view, overhead = known
     parts = footprint.memory_parts(config, info, pictures=pictures, device=device)
     file_bytes = adapter_bytes(info, config.network, config.output.precision)
-    # Each picture is encoded once before the first step, at about half the cost of a training view.
+    # Each picture is encoded once, at about half the cost of a training view.
     training, encoding = per_view * views, per_view * pictures / 2
     return Plan(
         pictures=pictures,
