@@ -12,7 +12,8 @@ are looked at with the model that came out.
 
 sd-scripts can't load this base model (its U-Net's sizes are constants); the variants "as sd-scripts" are its way of
 training in our trainer, which comes to the same numbers (`tests/trainer/test_parity.py`). Its best held-out loss is
-that of the best of these; the seconds until another variant reaches it are put beside its own.
+that of the best of these; the steps until another variant reaches it are put beside its own. How long a step takes is
+measured by `trainer.py`.
 
 A variant that can't be trained here (a package is missing) is named and left out. What a run came to is kept in
 ``--work``, and not made again: all variants and seeds take many hours on a CPU. ``--kept`` trains nothing and reports
@@ -42,6 +43,7 @@ from results import Row, report
 
 from lora_atelier import atomic, config_files, events
 from lora_atelier.config import TrainConfig, unsupported
+from lora_atelier.config.recipes import recipe
 from lora_atelier.embedded import demo, examples, judge, world
 from lora_atelier.errors import ConfigError
 from lora_atelier.hosts.embedded import EmbeddedHost
@@ -62,8 +64,10 @@ BOUNDS: Mapping[str, tuple[float | None, float | None]] = {
     "other prompts lost": (None, 0.05),
 }
 UNITS: Mapping[str, str] = {"training": "s", "file": "MB", "memory": "MB"}
-# Of the time that sd-scripts takes to its best held-out loss.
+# Of the steps that sd-scripts takes to its best held-out loss.
 BUDGET = 0.5
+# However many pictures there are.
+RECIPE_STEPS = recipe(goal="character", family="toy", num_images=1).schedule.steps
 # The weight at which the other prompts are looked at.
 _USUAL = 0.8
 
@@ -74,11 +78,6 @@ class Made:
 
     figures: Mapping[str, float]
     losses: Sequence[tuple[float, float]]
-
-    @property
-    def seconds(self) -> float:
-        """Of the training."""
-        return self.figures["training"]
 
     @property
     def least(self) -> float:
@@ -241,8 +240,15 @@ def rows_of(variant: Variant, runs: Sequence[Made], *, judged: bool) -> list[Row
     return rows
 
 
-def rows_beside_kohya(made: Mapping[Variant, Sequence[Made]], *, judged: bool) -> list[Row]:
-    """The seconds to sd-scripts' best held-out loss of every variant that was trained; only the recipe is judged."""
+def rows_beside_kohya(made: Mapping[Variant, Sequence[Made]], effort: Effort) -> list[Row]:
+    """The steps to sd-scripts' best held-out loss of every variant that was trained; only the recipe is judged.
+
+    A run that does not come to it counts with all of its steps.
+    """
+
+    def steps(variant: Variant) -> int:
+        return effort.steps or variant.schedule.get("steps", RECIPE_STEPS)
+
     peers = {
         variant: statistics.fmean(run.least for run in runs) for variant, runs in made.items() if variant.is_kohyas
     }
@@ -250,7 +256,7 @@ def rows_beside_kohya(made: Mapping[Variant, Sequence[Made]], *, judged: bool) -
         return []
     best = min(peers, key=peers.__getitem__)
     target = peers[best]
-    anchor = statistics.fmean((run.share_to(run.least) or 1.0) * run.seconds for run in made[best])
+    anchor = statistics.fmean((run.share_to(run.least) or 1.0) * steps(best) for run in made[best])
     rows = [Row(f"best held-out loss of sd-scripts' settings: {best.name}", target, "")]
     for variant, runs in made.items():
         if variant.is_kohyas:
@@ -258,13 +264,11 @@ def rows_beside_kohya(made: Mapping[Variant, Sequence[Made]], *, judged: bool) -
         shares = [run.share_to(target) for run in runs]
         count = sum(share is not None for share in shares)
         done = [1.0 if share is None else share for share in shares]
-        mean = statistics.fmean(share * run.seconds for share, run in zip(done, runs, strict=True))
-        name = (
-            f"{variant.name}: to that loss ({count} of {len(runs)} seeds, at {statistics.fmean(done):.0%} of the steps)"
-        )
-        is_judged = judged and variant.name == "recipe"
+        mean = statistics.fmean(done) * steps(variant)
+        name = f"{variant.name}: to that loss ({count} of {len(runs)} seeds)"
+        is_judged = effort is FULLY and variant.name == "recipe"
         ok = count == len(runs) and mean / anchor <= BUDGET if is_judged else None
-        rows.append(Row(name, mean, "s", anchor, mean / anchor, BUDGET if is_judged else None, ok))
+        rows.append(Row(name, mean, "steps", anchor, mean / anchor, BUDGET if is_judged else None, ok))
     return rows
 
 
@@ -308,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if runs := [run for run in found if run is not None]:
                 made[variant] = runs
                 rows += rows_of(variant, runs, judged=variant.name == "recipe" and effort is FULLY)
-    rows += rows_beside_kohya(made, judged=effort is FULLY)
+    rows += rows_beside_kohya(made, effort)
     return report(rows, options.json)
 
 
