@@ -79,7 +79,7 @@ class Case:
 
 CASES = tuple(
     Case(side, batch, precision, pairs)
-    for side, batch, pairs in ((256, 1, 15), (256, 4, 5), (512, 1, 5), (512, 4, 3))
+    for side, batch, pairs in ((256, 1, 15), (256, 4, 15), (512, 1, 15), (512, 4, 3))
     for precision in ("no", "bf16")
 )
 QUICK = (Case(128, 1, "no", 3),)
