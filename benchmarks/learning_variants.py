@@ -101,6 +101,7 @@ VARIANTS = (
         for fewer, steps in (("", {}), (", half of the steps", {"steps": 450}))
         for weighted, loss in (("", {}), (", min-SNR 5", _MIN_SNR))
     ),
+    Variant("rank 8, at once, rate 4e-3", _SMALL, {**_AT_ONCE, "learning_rate": 4e-3}, {"warmup": 0.0}),
     Variant("LoKr, factor 4, rate 3e-3, min-SNR 5", _LOKR, {"learning_rate": 3e-3}, loss=_MIN_SNR),
     Variant("debiased", loss={"debiased_estimation_loss": True}),
     Variant("huber", loss={"loss_type": "huber"}),
