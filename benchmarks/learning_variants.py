@@ -13,13 +13,19 @@ from lora_atelier.config import TrainConfig
 FULL = "full fine-tuning"
 # How sd-scripts trains, in our trainer; what 20 steps of both come to is the same (tests/trainer/test_parity.py).
 KOHYA = "as sd-scripts"
-# What the product trains with.
+# What the product trains with, and what begins so differs from it.
 RECIPE = "recipe"
+# What all others differ from.
+_PLAIN: Mapping[str, Mapping[str, Any]] = {
+    "network": {"rank": 16, "alpha": 8.0},
+    "optimizer": {"learning_rate": 3e-3, "ema_decay": 0.0},
+    "schedule": {"warmup": 0.05},
+}
 
 
 @dataclass(frozen=True, eq=False)  # mappings have no hash
 class Variant:
-    """What differs from the recipe, by group of the configuration."""
+    """What differs from the recipe, or from the plain settings, by group of the configuration."""
 
     name: str
     network: Mapping[str, Any] = field(default_factory=dict)
@@ -38,14 +44,18 @@ class Variant:
         return self.name.startswith(KOHYA)
 
     def applied(self, config: TrainConfig, seed: int) -> TrainConfig:
-        """The recipe with the differences and the seed; what is not the recipe itself has rank 16 unless it says so."""
-        network = self.network if self.name == RECIPE else {"rank": 16, "alpha": 8.0, **self.network}
+        """The recipe with the differences and the seed."""
+        plain = {} if self.name.startswith(RECIPE) else _PLAIN
+
+        def changed(name: str, differing: Mapping[str, Any]) -> Any:
+            return dataclasses.replace(getattr(config, name), **{**plain.get(name, {}), **differing})
+
         return dataclasses.replace(
             config,
-            network=dataclasses.replace(config.network, **network),
-            optimizer=dataclasses.replace(config.optimizer, **self.optimizer),
-            schedule=dataclasses.replace(config.schedule, seed=seed, **self.schedule),
-            loss=dataclasses.replace(config.loss, **self.loss),
+            network=changed("network", self.network),
+            optimizer=changed("optimizer", self.optimizer),
+            schedule=changed("schedule", {**self.schedule, "seed": seed}),
+            loss=changed("loss", self.loss),
         )
 
 
@@ -70,13 +80,15 @@ _LORA = {"conv_rank": 0}
 _SMALL = {"rank": 8, "alpha": 4.0}
 _LOKR = {"algorithm": "lokr", "factor": 4}
 _MIN_SNR = {"min_snr_gamma": 5.0}
-# Fast from the first step: the noise that such a rate leaves in the weights is averaged away.
-_AT_ONCE = {"learning_rate": 6e-3, "ema_decay": 0.95}
 VARIANTS = (
-    # The recipe trains convolutions as well: a LoCon of rank 8 for both.
+    # It trains convolutions as well: a LoCon of rank 8 for both.
     Variant(RECIPE),
+    Variant(f"{RECIPE}, rate 4e-3", optimizer={"learning_rate": 4e-3}),
+    Variant(f"{RECIPE}, half of the steps", schedule={"steps": 450}),
+    Variant(f"{RECIPE}, min-SNR 5", loss=_MIN_SNR),
+    Variant(f"{RECIPE}, min-SNR 5, half of the steps", schedule={"steps": 450}, loss=_MIN_SNR),
     Variant("LoRA", _LORA),
-    *(Variant(f"rank {rank}", {"rank": rank, "alpha": rank / 2}) for rank in (4, 16, 32)),
+    *(Variant(f"rank {rank}", {"rank": rank, "alpha": rank / 2}) for rank in (4, 8, 16, 32)),
     Variant("scale 1", {"alpha": 16.0, "conv_alpha": 8.0}),
     Variant("DoRA", {"algorithm": "dora"}),
     Variant("LoHa", {"algorithm": "loha"}),
@@ -96,12 +108,6 @@ VARIANTS = (
     Variant("rank 8, min-SNR 5", _SMALL, loss=_MIN_SNR),
     Variant("rank 8, min-SNR 5, two thirds of the steps", _SMALL, schedule={"steps": 600}, loss=_MIN_SNR),
     Variant("rank 8, min-SNR 5, averaged weights", _SMALL, {"ema_decay": 0.98}, loss=_MIN_SNR),
-    *(
-        Variant(f"rank 8, at once{weighted}{fewer}", _SMALL, _AT_ONCE, {"warmup": 0.0, **steps}, loss)
-        for fewer, steps in (("", {}), (", half of the steps", {"steps": 450}))
-        for weighted, loss in (("", {}), (", min-SNR 5", _MIN_SNR))
-    ),
-    Variant("rank 8, at once, rate 4e-3", _SMALL, {**_AT_ONCE, "learning_rate": 4e-3}, {"warmup": 0.0}),
     Variant("LoKr, factor 4, rate 3e-3, min-SNR 5", _LOKR, {"learning_rate": 3e-3}, loss=_MIN_SNR),
     Variant("debiased", loss={"debiased_estimation_loss": True}),
     Variant("huber", loss={"loss_type": "huber"}),

@@ -57,7 +57,11 @@ def train(folder, *, overfits):
         (drawing / "drawing.txt").write_text(CAPTION, encoding="utf-8")
         alone = dataclasses.replace(base, subsets=(SubsetConfig(image_dir=str(drawing)),), batch_size=1)
         datasets = [dataclasses.replace(datasets[0], network_multiplier=STRENGTH), alone]
-    steps = STEPS if overfits else config.schedule.steps
+    optimizer, schedule = config.optimizer, config.schedule
+    if overfits:
+        # The overfitting was found at this rate.
+        optimizer = dataclasses.replace(optimizer, learning_rate=3e-3, ema_decay=0.0)
+        schedule = dataclasses.replace(schedule, steps=STEPS, warmup=0.05)
     run_dir = folder / "data" / "runs" / "1"
     run_dir.mkdir(parents=True)
     config_files.write(
@@ -65,7 +69,8 @@ def train(folder, *, overfits):
             config,
             model=ModelConfig(base_model=str(BASE)),
             output=dataclasses.replace(config.output, name="momo", folder=str(folder / "data" / "loras")),
-            schedule=dataclasses.replace(config.schedule, steps=steps),
+            optimizer=optimizer,
+            schedule=schedule,
             validation=ValidationConfig(split=0.0, memorisation=0.5),
             data=DataConfig(datasets=tuple(datasets)),
         ),
