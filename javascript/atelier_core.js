@@ -141,8 +141,9 @@
 
     // "3 minutes"; seconds only where they matter.
     function duration(seconds) {
-        if (seconds < 60) return t("{count} seconds", { count: Math.max(1, Math.round(seconds)) });
-        if (seconds < 5400) return t("{count} minutes", { count: Math.round(seconds / 60) });
+        const [whole, minutes] = [Math.max(1, Math.round(seconds)), Math.round(seconds / 60)];
+        if (seconds < 60) return whole === 1 ? t("1 second") : t("{count} seconds", { count: whole });
+        if (seconds < 5400) return minutes === 1 ? t("1 minute") : t("{count} minutes", { count: minutes });
         return t("{count} hours", { count: (seconds / 3600).toFixed(1) });
     }
 
