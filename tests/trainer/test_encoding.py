@@ -1,13 +1,14 @@
 """Pictures are encoded when a step first needs them: sooner at the first step, and nothing else is another for it."""
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from lora_atelier import events
-from lora_atelier.config import NetworkConfig, SamplingConfig, ScheduleConfig, ValidationConfig
+from lora_atelier import config_files, events
+from lora_atelier.config import DataConfig, NetworkConfig, SamplingConfig, ScheduleConfig, ValidationConfig
 from lora_atelier.trainer import preparation
 from lora_atelier.trainer.loop import Loop
 from lora_atelier.trainer.preparation import Preparation
@@ -124,13 +125,30 @@ def test_what_is_not_held_in_memory_is_encoded_first(tmp_path, tiny_model_folder
     assert prepared[0].encoder._seconds and waiting == [0]
 
 
+def test_a_picture_that_is_another_at_each_step_does_not_wait(tmp_path, tiny_model_folder, pictures, monkeypatch):
+    waiting, real = [], Loop.run
+    monkeypatch.setattr(Loop, "run", lambda self, **rest: waiting.append(self.encoder.waiting) or real(self, **rest))
+    made = make(tmp_path / "data" / "runs" / "1", tiny_model_folder, pictures)
+    config = config_files.read(made)
+    (dataset,) = config.data.datasets
+    subsets = (dataclasses.replace(dataset.subsets[0], random_crop=True),)
+    data = DataConfig(datasets=(dataclasses.replace(dataset, subsets=subsets),))
+    memory = dataclasses.replace(config.memory, cache_latents=False)
+    config_files.write(dataclasses.replace(config, data=data, memory=memory), made)
+
+    assert run(made) == FINISHED
+
+    assert waiting == [0]
+
+
 def test_the_vae_goes_with_the_last_picture_and_its_decoder_at_once(
     tmp_path, tiny_model_folder, pictures, prepared, monkeypatch
 ):
-    decoders, real = [], Loop._optimize
+    decoders, was_there, real = [], [], Loop._optimize
 
     def optimize(self):
         model = self.encoder._model
+        was_there.append(model is not None)
         decoders.append(None if model is None else model.vae.decoder)
         assert (model is None) == (not self.encoder.waiting)
         return real(self)
@@ -139,6 +157,7 @@ def test_the_vae_goes_with_the_last_picture_and_its_decoder_at_once(
     schedule = ScheduleConfig(steps=40, seed=5)
     assert run(make(tmp_path / "data" / "runs" / "1", tiny_model_folder, pictures, schedule=schedule)) == FINISHED
 
+    assert was_there[0] and not was_there[-1]
     assert prepared[0].encoder._model is None and decoders == [None] * 40
 
 

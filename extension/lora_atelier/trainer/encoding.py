@@ -1,7 +1,7 @@
 """Pictures and their latents' posteriors: from the cache, or encoded by the VAE before a step first needs them.
 
-On a processor a picture takes between a third and a half of a step on it, so that a person who has fifty would wait for
-some twenty steps before the first one. There only what is needed at once is encoded before the U-Net is read; the rest
+On a processor a picture takes about half as long as a step on it, so that a person who has fifty would wait for some
+twenty-five steps before the first one. There only what is needed at once is encoded before the U-Net is read; the rest
 waits, decoded, and the VAE's encoder stays until the last one is done. On a card they are encoded in a moment, and
 memory is short: there all of them are encoded first, and the VAE is freed.
 """

@@ -199,7 +199,8 @@ class Preparation:
         shown = self.pictures.show(item)
         if is_masked and draft.mask is None:
             draft.mask = masks.make(item, sha256, file, framing, shown.opacity)
-        encoder.take(draft.posteriors, shown.picture)
+        # One that is another at each step would wait for ever: no step asks for it as it is.
+        encoder.take(draft.posteriors, None if is_fresh(item) else shown.picture)
         return draft
 
     def _check(self, drafts: Sequence[_Draft]) -> None:
